@@ -1,0 +1,1 @@
+"""PyTorch checkpoints of TSP to and from this project's own."""

@@ -1,0 +1,175 @@
+"""Checkpoints on disk through Orbax: a model's variables beside a JSON page that says what they are."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+import tsp_jax
+from tsp_jax.models import functional, tsp
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where weights came from.
+
+    Attributes:
+      source: the file, released name or run that they were read from, without its folder.
+      source_sha256: of that file, in hex; empty when there was none.
+      note: what a reader should know, such as the keys that were dropped.
+    """
+
+    source: str
+    source_sha256: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model in memory: configuration, variables (nested dicts, float32), origin, and the hash of the variables."""
+
+    config: tsp.ModelConfig
+    variables: functional.Variables
+    origin: Origin
+    weights_sha256: str
+
+
+def make(config: tsp.ModelConfig, variables: functional.Variables, origin: Origin) -> Checkpoint:
+    """A checkpoint of these variables.
+
+    Raises:
+      ValueError: the variables are not those of the configuration; every missing, unexpected and misshapen key is named.
+    """
+    check_keys(_shapes(functional.shapes(config)), _shapes(variables), f"the variables of {config}")
+    return Checkpoint(config, variables, origin, weights_sha256(variables))
+
+
+def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
+    """Writes a checkpoint folder, whole or not at all.
+
+    Raises:
+      FileExistsError: the folder exists and `overwrite` is false.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; name another folder or pass --overwrite")
+    about = {
+        "format_version": FORMAT_VERSION,
+        "tsp_jax_version": tsp_jax.__version__,
+        "model": dataclasses.asdict(checkpoint.config),
+        "origin": dataclasses.asdict(checkpoint.origin),
+        "weights_sha256": checkpoint.weights_sha256,
+    }
+    with _checkpointer() as writer:
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(checkpoint.variables), about=ocp.args.JsonSave(about)
+        )
+        writer.save(path, items, force=overwrite)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, its variables on the first local device.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint there.
+      ValueError: the folder is of another format, or its arrays are not those that its page promises.
+    """
+    path = Path(path).absolute()
+    page = path / "about" / "metadata"
+    if not page.is_file():
+        raise FileNotFoundError(
+            f"{path}: no checkpoint of tsp_jax (no about/metadata in it); expected a folder written by "
+            "convert.torch_to_orbax, a .pth file, or a released name (python -m convert.released --list)"
+        )
+    config, origin, sha256 = _read_about(page)
+    expected = functional.shapes(config)
+    with _checkpointer() as reader:
+        try:
+            found = reader.metadata(path).item_metadata["variables"].tree
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
+        check_keys(_shapes(expected), _shapes(found or {}), str(path))
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
+        try:
+            restored = reader.restore(path, ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
+    variables = restored["variables"]
+    actual = weights_sha256(variables)
+    if actual != sha256:
+        raise ValueError(
+            f"{path}: the arrays have SHA-256 {actual[:8]}…, its page says {sha256[:8]}…; the folder was changed or "
+            "damaged: convert it again"
+        )
+    return Checkpoint(config, variables, origin, sha256)
+
+
+def check_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Nothing, when both name the same keys with the same shapes.
+
+    Raises:
+      ValueError: one message with every missing, unexpected and misshapen key.
+    """
+    lines = [f"missing: {key} {expected[key]}" for key in expected.keys() - found.keys()]
+    lines += [f"unexpected: {key} {found[key]}" for key in found.keys() - expected.keys()]
+    lines += [
+        f"misshapen: {key} expected {expected[key]}, found {found[key]}"
+        for key in expected.keys() & found.keys()
+        if expected[key] != found[key]
+    ]
+    if lines:
+        raise ValueError(f"{where}: {len(lines)} keys do not fit the model\n  " + "\n  ".join(sorted(lines)))
+
+
+def flatten(variables: functional.Variables) -> dict[str, Any]:
+    """Leaves by dotted name, parameters and statistics together: the keys of a PyTorch state dict, sorted."""
+    leaves = {}
+    for collection in variables.values():
+        leaves.update(flax.traverse_util.flatten_dict(collection, sep="."))
+    return dict(sorted(leaves.items()))
+
+
+def weights_sha256(variables: functional.Variables) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all leaves: the same for the same weights from any file."""
+    digest = hashlib.sha256()
+    for key, leaf in flatten(variables).items():
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    handlers = {"variables": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+
+
+def _shapes(variables: functional.Variables) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(leaf.shape) for key, leaf in flatten(variables).items()}
+
+
+def _read_about(page: Path) -> tuple[tsp.ModelConfig, Origin, str]:
+    try:
+        about = json.loads(page.read_text(encoding="utf-8"))
+        version = about["format_version"]
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+        model = about["model"]
+        config = tsp.ModelConfig(model["backbone"], tuple(model["label_counts"]), model["gvf"])
+        return config, Origin(**about["origin"]), about["weights_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{page}: not a page of a tsp_jax checkpoint ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

@@ -1,0 +1,1 @@
+"""The encoders and their heads."""

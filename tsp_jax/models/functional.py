@@ -1,0 +1,86 @@
+"""The only door between NNX modules and the plain nested dicts that are trained, sharded, saved and converted.
+
+`Variables` is `{"params": {...}, "batch_stats": {...}}`: nested dicts of arrays whose keys joined by dots are the state-dict
+keys of the released PyTorch checkpoints.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tsp_jax.models import tsp, video_resnet
+
+Variables = dict[str, Any]
+
+
+def init(config: tsp.ModelConfig, seed: int) -> Variables:
+    """Fresh float32 variables, a function of the seed alone."""
+
+    def build(key: Array) -> Variables:
+        model = tsp.TSP(config, rngs=nnx.Rngs(params=key))
+        return _variables(nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
+
+    return jax.jit(build)(jax.random.key(seed))
+
+
+@functools.lru_cache
+def shapes(config: tsp.ModelConfig) -> Variables:
+    """The variables as `jax.ShapeDtypeStruct`s; nothing is computed."""
+    return jax.eval_shape(lambda: init(config, 0))
+
+
+def encode(config: tsp.ModelConfig, variables: Variables, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b f"]:
+    """Features in evaluation mode, without the heads. Pure: call it under `jax.jit`."""
+    return _module(config, variables).features(clips, train=False)
+
+
+def evaluate(
+    config: tsp.ModelConfig,
+    variables: Variables,
+    clips: Float[Array, "b t h w 3"],
+    gvf: Float[Array, "b f"] | None = None,
+) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
+    """Features and the heads' logits in evaluation mode. Pure."""
+    return _module(config, variables)(clips, gvf, train=False)
+
+
+def train(
+    config: tsp.ModelConfig,
+    variables: Variables,
+    clips: Float[Array, "b t h w 3"],
+    gvf: Float[Array, "b f"] | None = None,
+) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...], Variables]:
+    """Features and logits in training mode, and the batch statistics after this batch. Pure."""
+    model = _module(config, variables)
+    features, logits = model(clips, gvf, train=True)
+    return features, logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+@functools.lru_cache
+def _blueprint(config: tsp.ModelConfig) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    model = nnx.eval_shape(lambda: tsp.TSP(config, rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+def _module(config: tsp.ModelConfig, variables: Variables) -> tsp.TSP:
+    # nnx.replace_by_pure_dict takes a missing leaf or another shape in silence: the trees are compared here.
+    expected, found = jax.tree.structure(shapes(config)), jax.tree.structure(variables)
+    if expected != found:
+        raise ValueError(f"these variables are not those of {config}: expected {expected}, found {found}")
+    graph, params, batch_stats = _blueprint(config)
+    return nnx.merge(
+        graph, _replace(params, variables["params"]), _replace(batch_stats, variables["batch_stats"])
+    )
+
+
+def _replace(state: nnx.State, values: Variables) -> nnx.State:
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: replacing works in place
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+def _variables(params: nnx.State, batch_stats: nnx.State) -> Variables:
+    return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(batch_stats)}

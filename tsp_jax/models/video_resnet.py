@@ -1,0 +1,259 @@
+"""R(2+1)D-34, R(2+1)D-18 and R3D-18: torchvision's VideoResNet in Flax NNX, name for name.
+
+The compute dtype is the dtype of the clips given: parameters are cast to it, BatchNorm statistics and the pooled features
+stay in float32 (float64 for float64 clips). Submodules sit under PyTorch's names and indices, so that a variable's path
+joined by dots is its state-dict key.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+FEATURE_SIZE = 512  # width of layer4 in all three backbones
+
+
+class VideoResNet(nnx.Module):
+    """Features `float32[b, 512]` of normalized RGB clips `[b, t, h, w, 3]`.
+
+    Source: torchvision.models.video.resnet.VideoResNet with BasicBlock; Tran et al. 2018, table 1.
+    """
+
+    def __init__(
+        self,
+        conv: Literal["r2plus1d", "r3d"],
+        blocks: tuple[int, ...],
+        *,
+        width_per_conv: bool = False,
+        bn_epsilon: float = 1e-5,
+        bn_momentum: float = 0.1,
+        stem_widths: tuple[int, int] = (45, 64),
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        rngs: nnx.Rngs,
+    ):
+        """Builds the network with Kaiming-normal kernels.
+
+        Args:
+          conv: how a 3x3x3 convolution is made: whole (`r3d`) or as a spatial and a temporal one (`r2plus1d`).
+          blocks: residual blocks in each layer.
+          width_per_conv: each (2+1)D convolution takes its own middle width (the 34-layer network), rather than one a block.
+          bn_epsilon: added to the variance.
+          bn_momentum: weight of the new value in the running statistics, as PyTorch counts it.
+          stem_widths: middle and output width of the stem; the first is used by `r2plus1d` alone.
+          widths: output width of each layer.
+          rngs: source of the `params` stream.
+        """
+        norm = functools.partial(BatchNorm, epsilon=bn_epsilon, momentum=bn_momentum)
+        middle, width_in = stem_widths
+        if conv == "r2plus1d":
+            self.stem = Seq(
+                Conv(3, middle, (1, 7, 7), (1, 2, 2), rngs=rngs),
+                norm(middle),
+                jax.nn.relu,
+                Conv(middle, width_in, (3, 1, 1), rngs=rngs),
+                norm(width_in),
+                jax.nn.relu,
+            )
+        else:
+            self.stem = Seq(Conv(3, width_in, (3, 7, 7), (1, 2, 2), rngs=rngs), norm(width_in), jax.nn.relu)
+        self.layer_names = tuple(f"layer{i + 1}" for i in range(len(blocks)))
+        for i, (count, width) in enumerate(zip(blocks, widths, strict=True)):
+            layer = []
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                layer.append(BasicBlock(conv, width_in, width, stride, width_per_conv, norm, rngs=rngs))
+                width_in = width
+            setattr(self, self.layer_names[i], Seq(*layer))
+
+    def __call__(self, clips: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b f"]:
+        x = self.stem(clips, train=train)
+        for name in self.layer_names:
+            x = getattr(self, name)(x, train=train)
+        return jnp.mean(x, axis=(1, 2, 3), dtype=statistics_dtype(x.dtype))
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3x3 convolutions and a shortcut."""
+
+    def __init__(
+        self,
+        conv: Literal["r2plus1d", "r3d"],
+        width_in: int,
+        width: int,
+        stride: int,
+        width_per_conv: bool,
+        norm: Callable[[int], "BatchNorm"],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        middle = middle_width(width_in, width)
+        middle2 = middle_width(width, width) if width_per_conv else middle
+        self.conv1 = Seq(make_conv(conv, width_in, middle, width, stride, norm, rngs=rngs), norm(width), jax.nn.relu)
+        self.conv2 = Seq(make_conv(conv, width, middle2, width, 1, norm, rngs=rngs), norm(width))
+        self.reshapes = stride != 1 or width_in != width
+        if self.reshapes:
+            self.downsample = Seq(Conv(width_in, width, (1, 1, 1), (stride,) * 3, rngs=rngs), norm(width))
+
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
+        y = self.conv2(self.conv1(x, train=train), train=train)
+        shortcut = self.downsample(x, train=train) if self.reshapes else x
+        return jax.nn.relu(y + shortcut)
+
+
+def middle_width(width_in: int, width: int) -> int:
+    """Width that gives a (2+1)D pair as many parameters as one 3x3x3 convolution. Source: Tran et al. 2018, section 3.5."""
+    return (width_in * width * 27) // (width_in * 9 + 3 * width)
+
+
+def make_conv(
+    kind: Literal["r2plus1d", "r3d"],
+    width_in: int,
+    middle: int,
+    width: int,
+    stride: int,
+    norm: Callable[[int], "BatchNorm"],
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """One 3x3x3 convolution, whole or split in space and time."""
+    if kind == "r3d":
+        return Conv(width_in, width, (3, 3, 3), (stride,) * 3, rngs=rngs)
+    return Seq(
+        Conv(width_in, middle, (1, 3, 3), (1, stride, stride), rngs=rngs),
+        norm(middle),
+        jax.nn.relu,
+        Conv(middle, width, (3, 1, 1), (stride, 1, 1), rngs=rngs),
+    )
+
+
+class Seq(nnx.Module):
+    """Layers called in turn, each an attribute named by its index: PyTorch's Sequential, plain functions included."""
+
+    def __init__(self, *layers: nnx.Module | Callable[[Array], Array]):
+        self.length = len(layers)
+        for i, layer in enumerate(layers):
+            setattr(self, str(i), layer)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for i in range(self.length):
+            layer = getattr(self, str(i))
+            x = layer(x, train=train) if isinstance(layer, nnx.Module) else layer(x)
+        return x
+
+
+class Conv(nnx.Module):
+    """A 3-D convolution without bias, padded by half its kernel; kernel `[kt, kh, kw, in, out]`, Kaiming normal (fan out)."""
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        kernel: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+        *,
+        rngs: nnx.Rngs,
+    ):
+        kt, kh, kw = kernel
+        scale = (2.0 / (width * kt * kh * kw)) ** 0.5
+        self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (kt, kh, kw, width_in, width), jnp.float32))
+        self.stride = stride
+
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
+        del train
+        return convolve(x, self.weight[...].astype(x.dtype), self.stride)
+
+
+def convolve(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: tuple[int, int, int]
+) -> Float[Array, "b t2 h2 w2 c2"]:
+    """A 3-D convolution, padded by half its kernel, as one 2-D convolution.
+
+    Spatial kernels run over (b t, h, w), temporal ones over (b, t, h w), and a kernel that spans both runs over the shifted
+    frames joined along the channels. Exact. XLA's 3-D convolutions take about twice the time on a CPU, and are held to the
+    NCHW layout on NVIDIA GPUs.
+    """
+    kt, kh, kw, _, width = kernel.shape
+    st, sh, sw = stride
+    if kh == kw == 1 and kt > 1:
+        if sh != 1 or sw != 1:
+            raise ValueError(f"a temporal convolution strides in time alone; got stride {stride}")
+        b, t, h, w, c = x.shape
+        y = convolve_2d(x.reshape(b, t, h * w, c), kernel[:, 0], (st, 1))
+        return y.reshape(b, y.shape[1], h, w, width)
+    if kt == 1:
+        x = x[:, ::st]
+    else:
+        t_out = (x.shape[1] - 1) // st + 1
+        x = jnp.pad(x, ((0, 0), (kt // 2, kt // 2), (0, 0), (0, 0), (0, 0)))
+        x = jnp.concatenate([x[:, i : i + (t_out - 1) * st + 1 : st] for i in range(kt)], axis=-1)
+    b, t, h, w, c = x.shape
+    kernel = jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, c, width)
+    y = convolve_2d(x.reshape(b * t, h, w, c), kernel, (sh, sw))
+    return y.reshape(b, t, *y.shape[1:])
+
+
+def convolve_2d(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c c2"], stride: tuple[int, int]
+) -> Float[Array, "n h2 w2 c2"]:
+    """A 2-D convolution padded by half its kernel; float32 products are float32 on every device."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(k // 2, k // 2) for k in kernel.shape[:2]],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=matmul_precision(x.dtype),
+    )
+
+
+def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    """HIGHEST from float32 up, where GPU and TPU would round factors to TF32 or bfloat16; the native product below."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else jax.lax.Precision.DEFAULT
+
+
+def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of sums over many values of `dtype`: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class BatchNorm(nnx.Module):
+    """PyTorch's BatchNorm3d: biased variance to normalize, unbiased variance kept, momentum the weight of the new value."""
+
+    def __init__(self, width: int, *, epsilon: float, momentum: float):
+        self.weight = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.running_mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.running_var = nnx.BatchStat(jnp.ones(width, jnp.float32))
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
+        self.epsilon, self.momentum = epsilon, momentum
+
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w c"]:
+        wide = x.astype(statistics_dtype(x.dtype))
+        mean, var = self.running_mean[...], self.running_var[...]
+        if train:
+            mean = jnp.mean(wide, axis=(0, 1, 2, 3))
+            var = jnp.mean(jnp.square(wide - mean), axis=(0, 1, 2, 3))
+            count = x.size // x.shape[-1]
+            self._track(mean, var * (count / max(count - 1, 1)))
+        scale = self.weight[...] * jax.lax.rsqrt(var + self.epsilon)
+        return ((wide - mean) * scale + self.bias[...]).astype(x.dtype)
+
+    def _track(self, mean: Float[Array, " c"], unbiased_var: Float[Array, " c"]) -> None:
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased_var)):
+            old = running[...]
+            running[...] = ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
+        self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
+
+
+# Source of the 34-layer network: ig65m (Ghadiyaram et al. 2019), whose Caffe2 weights bring epsilon and momentum.
+BACKBONES: dict[str, Callable[..., VideoResNet]] = {
+    "r2plus1d_34": functools.partial(
+        VideoResNet, "r2plus1d", (3, 4, 6, 3), width_per_conv=True, bn_epsilon=1e-3, bn_momentum=0.9
+    ),
+    "r2plus1d_18": functools.partial(VideoResNet, "r2plus1d", (2, 2, 2, 2)),
+    "r3d_18": functools.partial(VideoResNet, "r3d", (2, 2, 2, 2)),
+}
