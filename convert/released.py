@@ -193,7 +193,8 @@ def fetch(
 
     The file appears under its name whole or not at all. Until then its bytes are in FILE.part, where a later call
     continues. Processes that want the same file wait for each other on FILE.lock, so it is downloaded once.
-    The hash is checked at every call: it takes a second or so, and also covers a file that was put there by hand.
+    The hash is checked at every call: it takes a second or so, and also covers a file that was put there by hand. A
+    file with another hash is replaced, with a warning in the log.
     Eight hex digits find damage, not an attacker: against that stand https and a loader that runs no code of the file.
 
     Args:
@@ -217,7 +218,7 @@ def fetch(
             if _is_verified(target, released):
                 return target
             if target.exists():
-                _log.warning("%s has not the SHA-256 %s…; it will be replaced", target, released.sha256_prefix)
+                _log.warning("%s does not have the SHA-256 %s…; it will be replaced", target, released.sha256_prefix)
             # A process killed just before the last step leaves a whole FILE.part.
             if not _is_verified(part, released):
                 _download(released.url, part, target, retry_pauses_sec)
@@ -354,7 +355,8 @@ def _receive(url: str, part: pathlib.Path) -> None:
     if start and response.status_code in (206, 416) and _range_start(response) != start:
         # What is kept does not fit what the server has.
         response.close()
-        response = _request(url, 0)
+        start = 0
+        response = _request(url, start)
     with response:
         response.raise_for_status()
         if response.status_code == 200:
@@ -367,9 +369,7 @@ def _receive(url: str, part: pathlib.Path) -> None:
             )
         total = _total_bytes(response)
         if total is not None and total > MAX_BYTES:
-            raise DownloadError(
-                f"{url} has {total:,} bytes, more than the {MAX_BYTES:,} of any released file; check the URL"
-            )
+            raise DownloadError(f"{url} has {total:,} bytes, more than the {MAX_BYTES:,} of any released file; check the URL")
 
         received = start
         progress = tqdm.tqdm(
@@ -386,14 +386,12 @@ def _receive(url: str, part: pathlib.Path) -> None:
                 received += len(chunk)
                 if received > MAX_BYTES:
                     part.unlink()
-                    raise DownloadError(
-                        f"{url} has more than {MAX_BYTES:,} bytes, more than any released file; check the URL"
-                    )
+                    raise DownloadError(f"{url} has more than {MAX_BYTES:,} bytes, more than any released file; check the URL")
                 file.write(chunk)
                 progress.update(len(chunk))
             file.flush()
             os.fsync(file.fileno())
-    # urllib3 1 lets a short body pass as if it were whole.
+    # A server may send less than the rest of the file, and urllib3 1 lets a body that was cut pass as whole.
     if total is not None and received < total:
         raise requests.ConnectionError(f"the connection ended after {received:,} of {total:,} bytes")
 

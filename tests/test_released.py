@@ -34,6 +34,8 @@ class Page:
     status: int = 200
     honours_range: bool = True
     range_shift: int = 0  # a 206 starts this many bytes after the byte that was asked for
+    range_bytes: int | None = None  # a 206 has at most this many bytes
+    range_total: bool = True  # a 206 tells the length of the whole file
     declared_bytes: int | None = None  # Content-Length, where it is not the true one
     sends_length: bool = True
     cut_after: list[int] = dataclasses.field(default_factory=list)  # bytes sent in request 0, 1, …; then no more cuts
@@ -85,7 +87,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                     self.send_header("Content-Length", "0")
                     return self.end_headers()
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+                if page.range_bytes is not None:
+                    end = min(end, start + page.range_bytes)
+                total = len(page.body) if page.range_total else "*"
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
             else:
                 self.send_response(200)
             if page.sends_length:
@@ -171,9 +176,7 @@ def test_wrong_hash_leaves_nothing_and_names_both(server: Server, tmp_path: path
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["model_0.pth.lock"]
 
 
-def test_connection_cut_for_good_keeps_part_and_the_next_run_resumes_there(
-    server: Server, tmp_path: pathlib.Path
-) -> None:
+def test_connection_cut_for_good_keeps_part_and_the_next_run_resumes_there(server: Server, tmp_path: pathlib.Path) -> None:
     page = Page(always_cut_after=70_000)
     model = server.add(page)
     with pytest.raises(released.DownloadError, match="next run continues") as caught:
@@ -226,6 +229,22 @@ def test_range_that_starts_elsewhere_is_not_appended(server: Server, tmp_path: p
     write_part(model, tmp_path, BODY[:1000])
     assert fetch(model, tmp_path).read_bytes() == BODY
     assert page.ranges == ["bytes=1000-", None]
+
+
+def test_range_shorter_than_the_rest_is_continued(server: Server, tmp_path: pathlib.Path) -> None:
+    page = Page(range_bytes=200_000)
+    model = server.add(page)
+    write_part(model, tmp_path, BODY[:1000])
+    assert fetch(model, tmp_path).read_bytes() == BODY
+    assert page.ranges == ["bytes=1000-", "bytes=201000-"]
+
+
+def test_range_of_unknown_total_is_accepted(server: Server, tmp_path: pathlib.Path) -> None:
+    page = Page(range_total=False)
+    model = server.add(page)
+    write_part(model, tmp_path, BODY[:1000])
+    assert fetch(model, tmp_path).read_bytes() == BODY
+    assert page.ranges == ["bytes=1000-"]
 
 
 def test_whole_part_of_a_killed_run_is_used_without_a_request(server: Server, tmp_path: pathlib.Path) -> None:
@@ -316,8 +335,7 @@ def test_killed_process_loses_neither_the_lock_nor_the_bytes(server: Server, tmp
     page = Page(cut_after=[200_000], stall=threading.Event())
     model = server.add(page)
     program = (
-        "import pathlib; from convert import released; "
-        f"released.fetch(released.{model!r}, pathlib.Path({str(tmp_path)!r}))"
+        f"import pathlib; from convert import released; released.fetch(released.{model!r}, pathlib.Path({str(tmp_path)!r}))"
     )
     part = part_of(model, tmp_path)
     with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT) as process:
@@ -339,9 +357,7 @@ def test_cache_that_cannot_be_written_is_a_download_error(server: Server, tmp_pa
         fetch(server.add(Page()), tmp_path)
 
 
-def test_cache_dir_is_the_environment_variable_else_the_users(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_dir_is_the_environment_variable_else_the_users(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSP_JAX_CACHE", str(tmp_path))
     assert released.cache_dir() == tmp_path
     monkeypatch.delenv("TSP_JAX_CACHE")

@@ -70,9 +70,7 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
         "weights_sha256": checkpoint.weights_sha256,
     }
     with _checkpointer() as writer:
-        items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(checkpoint.variables), about=ocp.args.JsonSave(about)
-        )
+        items = ocp.args.Composite(variables=ocp.args.StandardSave(checkpoint.variables), about=ocp.args.JsonSave(about))
         writer.save(path, items, force=overwrite)
 
 

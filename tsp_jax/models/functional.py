@@ -8,10 +8,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tsp_jax.models import tsp, video_resnet
+from tsp_jax.models import tsp
 
 Variables = dict[str, Any]
 
@@ -66,20 +67,26 @@ def _blueprint(config: tsp.ModelConfig) -> tuple[nnx.GraphDef, nnx.State, nnx.St
 
 
 def _module(config: tsp.ModelConfig, variables: Variables) -> tsp.TSP:
-    # nnx.replace_by_pure_dict takes a missing leaf or another shape in silence: the trees are compared here.
-    expected, found = jax.tree.structure(shapes(config)), jax.tree.structure(variables)
-    if expected != found:
-        raise ValueError(f"these variables are not those of {config}: expected {expected}, found {found}")
+    # nnx.replace_by_pure_dict takes a missing leaf or another shape in silence: names and shapes are compared here.
+    expected, found = _leaf_shapes(shapes(config)), _leaf_shapes(variables)
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        lines = [f"{key}: expected {expected.get(key, 'none')}, found {found.get(key, 'none')}" for key in wrong[:10]]
+        message = f"these variables are not those of {config}: {len(wrong)} leaves differ"
+        raise ValueError("\n  ".join([message, *lines, *["…"] * (len(wrong) > len(lines))]))
     graph, params, batch_stats = _blueprint(config)
-    return nnx.merge(
-        graph, _replace(params, variables["params"]), _replace(batch_stats, variables["batch_stats"])
-    )
+    return nnx.merge(graph, _replace(params, variables["params"]), _replace(batch_stats, variables["batch_stats"]))
 
 
 def _replace(state: nnx.State, values: Variables) -> nnx.State:
     state = jax.tree.map(lambda leaf: leaf, state)  # a copy: replacing works in place
-    nnx.replace_by_pure_dict(state, values)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, values))  # NumPy arrays would be updated in place
     return state
+
+
+def _leaf_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
 
 
 def _variables(params: nnx.State, batch_stats: nnx.State) -> Variables:

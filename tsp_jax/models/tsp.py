@@ -41,9 +41,7 @@ class ModelConfig:
     def head_inputs(self) -> tuple[int, ...]:
         """Input width of each head."""
         last = len(self.label_counts) - 1
-        return tuple(
-            video_resnet.FEATURE_SIZE * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts))
-        )
+        return tuple(video_resnet.FEATURE_SIZE * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts)))
 
 
 class TSP(nnx.Module):

@@ -1,0 +1,34 @@
+# Two commands from a fresh clone, with Python 3.11 or newer and nothing else: make demo, make test.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/run
+	$(BIN)/python -m examples.demo --output demo
+	$(BIN)/python -m tsp_jax.extract --checkpoint demo/r3d_18 --videos demo/videos --output demo/features.h5
+	$(BIN)/python -m tsp_jax.features info demo/features.h5
+
+test: .venv/test lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf .venv demo build *.egg-info
+
+.venv/run: pyproject.toml requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# torchvision is asked for alone: its own requirement would bring another PyTorch.
+.venv/test: .venv/run requirements-convert.txt requirements-test.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
+	touch $@

@@ -1,0 +1,97 @@
+"""Writes a checkpoint folder of this project as a PyTorch file that the original TSP code loads."""
+
+import argparse
+import collections
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from convert import torch_names, torch_to_orbax
+from tsp_jax import checkpoints
+
+
+def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:
+    """Writes `{"model": state dict, "about": strings and numbers}`, whole or not at all.
+
+    Raises:
+      FileExistsError: the file exists and `overwrite` is false.
+      FileNotFoundError: its folder does not exist.
+      ValueError: the checkpoint's variables are not those of its configuration.
+      ModuleNotFoundError: PyTorch is not installed.
+    """
+    path, torch = pathlib.Path(path), torch_to_orbax.import_torch()
+    check_output(path, overwrite)
+    config, origin = checkpoint.config, checkpoint.origin
+    arrays = torch_names.to_state_dict(config, checkpoint.variables)
+    content = {
+        "model": collections.OrderedDict((key, torch.from_numpy(array)) for key, array in arrays.items()),
+        "about": {
+            "backbone": config.backbone,
+            "label_counts": list(config.label_counts),
+            "gvf": config.gvf,
+            "source": origin.source,
+            "source_sha256": origin.source_sha256,
+            "note": origin.note,
+            "weights_sha256": checkpoint.weights_sha256,
+        },
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            # The older format: the original pins PyTorch 1.4, which reads no other.
+            torch.save(content, file, _use_new_zipfile_serialization=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def check_output(path: pathlib.Path, overwrite: bool) -> None:
+    """Nothing, when a file may be written there.
+
+    Raises:
+      FileExistsError: the file exists and `overwrite` is false, or it is a folder.
+      FileNotFoundError: its folder does not exist.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder; expected the name of a file to write")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; name another file or pass --overwrite")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} in; make it first")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status of the command line: 0, or 1 with one message on stderr.
+
+    Raises:
+      SystemExit: with status 2 after wrong use, 0 after --help, as argparse does.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m convert.orbax_to_torch",
+        description="Write a checkpoint folder as a PyTorch file, for the original TSP code and PyTorch from 1.4 on.",
+        epilog="example:\n  python -m convert.orbax_to_torch --checkpoint tsp_34 --output tsp_34.pth",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, type=pathlib.Path, metavar="DIR", help="the folder to read")
+    parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE", help="the .pth file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    args = parser.parse_args(argv)
+    try:
+        torch_to_orbax.import_torch()
+        check_output(args.output, args.overwrite)
+        checkpoint = checkpoints.load(args.checkpoint)
+        write_pth(args.output, checkpoint, overwrite=args.overwrite)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{torch_to_orbax.describe(checkpoint)}\nwritten to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

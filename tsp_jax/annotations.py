@@ -1,0 +1,119 @@
+"""The videos to work on: those of a folder, one file, or those of a metadata CSV, each with its name or its fault."""
+
+import csv
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from tsp_jax import clips
+
+EXTENSIONS = frozenset(  # what a folder is searched for
+    ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"]
+)
+METADATA_COLUMNS = ("filename", "fps", "video-frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video file to work on.
+
+    Attributes:
+      name: the file's name up to its first dot; the key of its features.
+      path: the file.
+      fps: frames a second by the metadata; None where the file itself is to tell.
+      num_frames: the same for its frames.
+      fault: why it can't be used; empty when nothing is known against it.
+    """
+
+    name: str
+    path: Path
+    fps: float | None = None
+    num_frames: int | None = None
+    fault: str = ""
+
+
+def list_videos(root: str | Path, metadata_csv: str | Path | None = None) -> list[Video]:
+    """The videos below a folder (sorted by path), or the one file, or those that a metadata CSV lists, in its order.
+
+    Raises:
+      FileNotFoundError: the folder, file or CSV is not there, or the folder holds no video.
+      ValueError: the CSV lacks columns or is no text.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"--videos {root}: no such file or folder")
+    if metadata_csv is not None:
+        return _refuse_shared_names(_read_metadata(Path(metadata_csv), root))
+    if root.is_file():
+        return _refuse_shared_names([Video(video_name(root), root)])
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower().lstrip(".") in EXTENSIONS and not path.is_dir())
+    if not paths:
+        raise FileNotFoundError(f"--videos {root}: no video in this folder; looked for {', '.join(sorted(EXTENSIONS))}")
+    return _refuse_shared_names([Video(video_name(path), path) for path in paths])
+
+
+def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
+    """The videos of one shard of several, contiguous and nearly equal in number.
+
+    Raises:
+      ValueError: shard_id is not in [0, num_shards).
+    Source: TSP, released extraction code.
+    """
+    if not 0 <= shard_id < num_shards:
+        raise ValueError(f"--shard_id is from 0 to --num_shards - 1; got {shard_id} of {num_shards}")
+    bounds = np.linspace(0, len(videos), num_shards + 1).astype(int)
+    return videos[bounds[shard_id] : bounds[shard_id + 1]]
+
+
+def video_name(path: Path) -> str:
+    """The file's name up to its first dot, as the original names features."""
+    return path.name.split(".")[0]
+
+
+def _read_metadata(path: Path, root: Path) -> list[Video]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--metadata_csv {path}: no such file")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [column for column in METADATA_COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(
+                    f"{path}: no column {', '.join(missing)}; expected filename, video-duration, fps, video-frames, "
+                    f"found {', '.join(reader.fieldnames or ()) or 'an empty file'}"
+                )
+            return [_metadata_row(row, f"{path.name} line {reader.line_num}", root) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV of text ({error})") from error
+
+
+def _metadata_row(row: dict[str, str | None], where: str, root: Path) -> Video:
+    filename = row["filename"] or ""
+    name, path = video_name(Path(filename)), root / filename
+    try:
+        fps = clips.check_fps(float(row["fps"] or "nan"))
+        frames = float(row["video-frames"] or "nan")
+        if not (frames.is_integer() and frames >= 0):
+            raise ValueError(f"video-frames is a whole number; got {row['video-frames']!r}")
+        return Video(name, path, fps, int(frames))
+    except ValueError as error:
+        return Video(name, path, fault=f"{where}: {error}")
+
+
+def _refuse_shared_names(videos: list[Video]) -> list[Video]:
+    paths = defaultdict(list)
+    for item in videos:
+        paths[item.name].append(item.path)
+    return [_with_name_fault(item, paths[item.name]) for item in videos]
+
+
+def _with_name_fault(item: Video, paths: list[Path]) -> Video:
+    if not item.name:
+        return dataclasses.replace(item, fault="the file's name begins with a dot, which leaves no name for its features")
+    if len(paths) > 1:
+        return dataclasses.replace(
+            item, fault=f"{len(paths)} videos share the name {item.name!r}: {', '.join(map(str, paths))}"
+        )
+    return item

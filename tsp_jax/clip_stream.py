@@ -1,0 +1,214 @@
+"""Clips of many videos, decoded by several threads at once, each video in one forward pass and in bounded memory."""
+
+import collections
+import contextlib
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from tsp_jax import annotations, clips, transforms, video
+
+_QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
+
+
+class Opened(NamedTuple):
+    """A video's clips are planned. A second one for the same job voids the clips since the first."""
+
+    job: int
+    num_planned: int
+    attributes: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class Clip(NamedTuple):
+    """A clip that decoded whole; `row` is its place among those planned."""
+
+    job: int
+    row: int
+    frames: tuple[transforms.TappedFrame, ...]
+
+
+class Closed(NamedTuple):
+    """A video has given all its clips; the reason, when some or all are missing, says why."""
+
+    job: int
+    reason: str
+    frames_decoded: int
+
+
+Message = Opened | Clip | Closed
+
+
+class ClipStream:
+    """The messages of all videos, interleaved; for each video Opened, its clips by row, Closed (or Closed alone).
+
+    A context manager: leaving it ends the threads, wherever they are.
+
+    Attributes:
+      decode_sec: time that the threads spent reading, decoding and tapping, summed.
+    """
+
+    def __init__(self, videos: Sequence[annotations.Video], geometry: clips.ClipGeometry, decoder: video.Decoder, workers: int):
+        self.decode_sec = 0.0
+        self._videos, self._geometry, self._decoder = videos, geometry, decoder
+        self._jobs = collections.deque(range(len(videos)))  # popleft is atomic
+        self._messages: queue.Queue[Message | Exception] = queue.Queue(_QUEUED_MESSAGES)
+        self._stop, self._clock = threading.Event(), threading.Lock()
+        count = min(workers, len(videos))
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> "ClipStream":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Message]:
+        closed = 0
+        while closed < len(self._videos):
+            message = self._messages.get()
+            if isinstance(message, Exception):
+                raise message
+            closed += isinstance(message, Closed)
+            yield message
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    job = self._jobs.popleft()
+                except IndexError:
+                    return
+                messages = read_video(job, self._videos[job], self._geometry, self._decoder)
+                with contextlib.closing(messages):
+                    while (message := self._timed(messages)) is not None:
+                        if not self._put(message):
+                            return
+        except Exception as error:
+            self._put(error)
+
+    def _timed(self, messages: Iterator[Message]) -> Message | None:
+        began = time.perf_counter()
+        message = next(messages, None)
+        with self._clock:
+            self.decode_sec += time.perf_counter() - began
+        return message
+
+    def _put(self, message: Message | Exception) -> bool:
+        """Whether the message was taken before the stop."""
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._messages.put(message, timeout=0.1)
+                return True
+        return False
+
+
+def read_video(
+    job: int, item: annotations.Video, geometry: clips.ClipGeometry, decoder: video.Decoder
+) -> Generator[Message, None, None]:
+    """The messages of one video; whatever is wrong with it ends in the reason of its Closed."""
+    try:
+        if item.fault:
+            raise video.VideoError(item.fault)
+        scan = video.scan(item.path)
+        misdated = yield from _read_scanned(job, item, scan, geometry, decoder)
+        if misdated:
+            # The packets promised other frames than the decoder gave: the plan is made again from the decoder's.
+            scan = video.rescan(scan)
+            if (yield from _read_scanned(job, item, scan, geometry, decoder)):
+                raise video.VideoError("the decoder gives other frames each time")
+    except (video.VideoError, ValueError) as error:
+        yield Closed(job, str(error), 0)
+
+
+def _read_scanned(
+    job: int, item: annotations.Video, scan: video.Scan, geometry: clips.ClipGeometry, decoder: video.Decoder
+) -> Generator[Message, None, bool]:
+    """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
+    timeline = scan.timeline if item.fps is None else dataclasses.replace(scan.timeline, fps=item.fps)
+    num_frames = len(timeline.pts) if item.num_frames is None else item.num_frames
+    plan = clips.plan(timeline, geometry, num_frames)
+    attributes = {"fps": timeline.fps, "frames": num_frames, "clips_planned": len(plan)}
+    yield Opened(job, len(plan), attributes, _notes(scan, item))
+
+    whole = plan[:, 0] >= 0
+    needed = np.zeros(len(timeline.pts), bool)
+    needed[plan[whole]] = True
+    reader = video.Reader(scan, needed, decoder)
+    given = 0
+    for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader)):
+        given += 1
+        yield Clip(job, row, frames)
+    if reader.misdated:
+        return True
+    yield Closed(job, _reason(plan, given, scan, timeline, num_frames, geometry, reader.damage), reader.decoded)
+    return False
+
+
+def _assemble(
+    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]]
+) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
+    """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
+    waiting = collections.deque(rows.tolist())
+    kept: dict[int, transforms.TappedFrame] = {}
+    for number, pixels in frames:
+        taps = transforms.centre_taps(*pixels.shape[:2])
+        kept[number] = transforms.TappedFrame(number, transforms.take_taps(pixels, taps), taps)
+        while waiting and plan[waiting[0], -1] <= number:
+            row = waiting.popleft()
+            clip = [kept.get(number) for number in plan[row].tolist()]
+            if None not in clip:
+                yield row, tuple(clip)
+        oldest = plan[waiting[0], 0] if waiting else number + 1
+        for passed in [number for number in kept if number < oldest]:
+            del kept[passed]
+
+
+def _notes(scan: video.Scan, item: annotations.Video) -> tuple[str, ...]:
+    notes = []
+    if scan.rotation_deg:
+        notes.append(f"players turn this video by {scan.rotation_deg} degrees; like the original, features see it as stored")
+    if not scan.dated:
+        notes.append("the file gives its frames no times; they are taken to be evenly spaced")
+    if item.fps is not None and abs(item.fps - scan.timeline.fps) > 0.01 * scan.timeline.fps:
+        notes.append(f"the metadata says {item.fps:g} fps, the file {scan.timeline.fps:g}; the metadata is used")
+    return tuple(notes)
+
+
+def _reason(
+    plan: Int64[np.ndarray, "n t"],
+    given: int,
+    scan: video.Scan,
+    timeline: clips.Timeline,
+    num_frames: int,
+    geometry: clips.ClipGeometry,
+    damage: str,
+) -> str:
+    """Why a video gave fewer clips than its length promises; empty when it gave them all and was not damaged."""
+    if not len(plan):
+        seconds = geometry.clip_len / geometry.frame_rate
+        return f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {seconds:.3f} s"
+    reasons = []
+    unplanned = int(np.count_nonzero(plan[:, 0] < 0))
+    if num_frames > len(timeline.pts):
+        reasons.append(f"the metadata says {num_frames} frames, the file has {len(timeline.pts)}")
+    elif unplanned:
+        reasons.append(
+            f"{unplanned} of {len(plan)} clips lack frames at an uneven frame rate; make it constant first, or use "
+            "--frame_selection uniform"
+        )
+    if damage:
+        reasons.append(f"damaged: {damage}")
+    elif given < len(plan) - unplanned:
+        reasons.append(f"{scan.codec} frames are missing")
+    return "; ".join(reasons)

@@ -1,0 +1,122 @@
+"""Clip geometry: from a video's timestamps to the frame numbers of its clips. numpy alone, pure."""
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int64
+
+FrameSelection = Literal["reference", "uniform"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipGeometry:
+    """How clips are laid over a video.
+
+    Attributes:
+      clip_len: frames in a clip.
+      frame_rate: frames a second within a clip; videos are resampled to it.
+      stride: resampled frames from one clip's start to the next's.
+      frame_selection: `reference`, the original's frames to the frame, or `uniform`, the plain resampled grid.
+    """
+
+    clip_len: int = 16
+    frame_rate: float = 15.0
+    stride: int = 16
+    frame_selection: FrameSelection = "reference"
+
+    def __post_init__(self):
+        if self.clip_len < 1 or self.stride < 1:
+            raise ValueError(f"clip_len and stride are at least 1; got {self.clip_len} and {self.stride}")
+        if not (math.isfinite(self.frame_rate) and self.frame_rate > 0):
+            raise ValueError(f"frame_rate is a positive number; got {self.frame_rate}")
+        if self.frame_selection not in get_args(FrameSelection):
+            raise ValueError(f"frame_selection is one of {get_args(FrameSelection)}; got {self.frame_selection!r}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timeline:
+    """When a video's frames are shown.
+
+    Attributes:
+      pts: presentation timestamps of all frames, int64, strictly ascending, in units of `time_base`.
+      time_base: seconds in one unit.
+      fps: average frames a second.
+    """
+
+    pts: Int64[np.ndarray, " n"]
+    time_base: Fraction
+    fps: float
+
+
+def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = None) -> Int64[np.ndarray, "n_clips clip_len"]:
+    """Frame numbers of every clip, ascending along both axes; a row of -1 is a clip for which the video lacks frames.
+
+    A frame's number is its rank by timestamp. A video shorter than one clip gives no rows.
+
+    Args:
+      timeline: of the video.
+      geometry: of its clips.
+      num_frames: the video's frames as an annotation counts them, which sets the number of clips; those of the timeline
+        when absent.
+
+    Raises:
+      ValueError: the frame rate is not a positive number.
+    Source: TSP (Alwassel et al. 2021), released extraction code over torchvision 0.5's read_video. `uniform` differs: it
+      leaves out the rounding of start times to timestamps, which moves some clips by a frame.
+    """
+    fps = check_fps(timeline.fps)
+    num_frames = len(timeline.pts) if num_frames is None else num_frames
+    grid = resampled(num_frames, fps, geometry.frame_rate)
+    first = np.arange(0, max(len(grid) - geometry.clip_len + 1, 0), geometry.stride)
+    if geometry.frame_selection == "uniform":
+        clips = grid[first[:, None] + np.arange(geometry.clip_len)]
+        complete = np.all(clips < len(timeline.pts), axis=1)
+    else:
+        start_sec = grid[first] / fps
+        begin, end = _read_windows(timeline, start_sec, start_sec + geometry.clip_len / geometry.frame_rate)
+        clips = begin[:, None] + _every_step(geometry.clip_len, fps / geometry.frame_rate)
+        complete = np.all(clips < end[:, None], axis=1)
+    return np.where(complete[:, None], clips, -1)
+
+
+def check_fps(fps: float) -> float:
+    """The frame rate itself.
+
+    Raises:
+      ValueError: it is not a positive number.
+    """
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"the frame rate is a positive number; got {fps} fps")
+    return float(fps)
+
+
+def resampled(num_frames: int, fps: float, frame_rate: float) -> Int64[np.ndarray, " m"]:
+    """Numbers of the frames that stand for the video at `frame_rate`, ascending; a frame repeats where fps is lower.
+
+    Source: TSP, released extraction code.
+    """
+    step = fps / frame_rate
+    if step.is_integer():
+        return np.arange(0, num_frames, int(step), dtype=np.int64)
+    return _every_step(int(num_frames * (frame_rate / fps)), step)
+
+
+def _every_step(count: int, step: float) -> Int64[np.ndarray, " count"]:
+    # The original multiplies in float32: at 29.97 fps 214 of the first 60,000 products round to another frame in float64.
+    return np.floor(np.arange(count, dtype=np.float32) * np.float32(step)).astype(np.int64)
+
+
+def _read_windows(
+    timeline: Timeline, start_sec: np.ndarray, end_sec: np.ndarray
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """First and past-the-last frame that torchvision's read_video gives for each interval of seconds, its end included."""
+    units_per_sec = float(1 / timeline.time_base)
+    start = np.floor(start_sec * units_per_sec).astype(np.int64)
+    end = np.ceil(end_sec * units_per_sec).astype(np.int64)
+    # A frame at the start itself, else the last one before it; only a window from 0 never looks back.
+    before = np.maximum(np.searchsorted(timeline.pts, start, side="right") - 1, 0)
+    begin = np.where(start > 0, before, np.searchsorted(timeline.pts, start, side="left"))
+    return begin, np.searchsorted(timeline.pts, end, side="right")

@@ -1,0 +1,196 @@
+"""Clips in, features out: clips of any videos packed into batches of one shape, each frame sent to the device once."""
+
+import collections
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+
+from tsp_jax import checkpoints, transforms
+from tsp_jax.models import functional, tsp, video_resnet
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AXIS = "data"
+_BATCHES_IN_FLIGHT = 2
+_CPU_CLIPS_AT_ONCE = 4  # a CPU gains nothing from more, and their activations take 300 MB a clip
+
+Result = tuple[Hashable, Float32[np.ndarray, " f"]]
+
+
+class Encoder:
+    """An encoder on all local devices, fed clip by clip; results come back a batch or two later.
+
+    The device holds the frames of the previous batch and of the new one, and a clip is 16 indices into them, so that
+    overlapping clips send a frame once. All shapes are fixed when the encoder is built: one compilation.
+
+    Attributes:
+      batches: how many were sent to the devices.
+      frames_sent: how many frames were, without padding.
+      compute_sec: time during which the devices had work.
+    """
+
+    def __init__(
+        self,
+        checkpoint: checkpoints.Checkpoint,
+        *,
+        clip_len: int,
+        stride: int,
+        dtype: str = "float32",
+        batch_size: int = 32,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Places the weights on the devices; the program is compiled by the first batch.
+
+        Args:
+          checkpoint: the encoder's weights.
+          clip_len: frames in a clip.
+          stride: frames from one clip's start to the next's, which tells how much clips overlap.
+          dtype: of the computation, a key of `DTYPES`.
+          batch_size: clips in a batch, for each device.
+          devices: all local ones when absent.
+        """
+        devices = jax.local_devices() if devices is None else list(devices)
+        # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
+        # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
+        slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
+        mesh = Mesh(np.array(devices), (AXIS,))
+        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
+        self._variables = jax.device_put(checkpoint.variables, NamedSharding(mesh, PartitionSpec()))
+        self._step = _make_step(checkpoint.config, mesh, DTYPES[dtype], batch_size)
+        self._lanes = [_Lane(slots, batch_size, clip_len) for _ in devices]
+        self._lane = 0
+        shape = (len(devices) * slots, *transforms.CROP, 3)
+        self._frames = jax.device_put(jnp.zeros(shape, DTYPES[dtype]), self._split)
+        self._in_flight: collections.deque[tuple[list[list[Hashable]], Array]] = collections.deque()
+        self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
+        self._busy_since = 0.0
+
+    def add(self, tag: Hashable, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
+        """Takes a clip; returns results that have come back since, each with the tag that its clip was given.
+
+        Args:
+          tag: comes back with the features.
+          video: whose frames these are; with their numbers it tells which frames were sent already.
+          frames: of the clip, `clip_len` of them.
+        """
+        results = []
+        while not self._lanes[self._lane].take(tag, video, frames):
+            self._lane += 1
+            if self._lane == len(self._lanes):
+                results += self._send()
+        return results
+
+    def flush(self) -> list[Result]:
+        """Sends what is left and returns all results not yet returned."""
+        results = self._send() if any(lane.tags for lane in self._lanes) else []
+        while self._in_flight:
+            results += self._collect()
+        return results
+
+    def _send(self) -> list[Result]:
+        now = time.perf_counter()
+        if not self._in_flight:
+            self._busy_since = now
+        lanes = [lane.arrays() for lane in self._lanes]
+        arrays = lanes[0] if len(lanes) == 1 else [np.concatenate(parts) for parts in zip(*lanes, strict=True)]
+        batch = jax.device_put(arrays, self._split)
+        found, self._frames = self._step(self._variables, self._frames, *batch)
+        self._in_flight.append(([lane.tags for lane in self._lanes], found))
+        self.batches += 1
+        self.frames_sent += sum(len(lane.new) for lane in self._lanes)
+        for lane in self._lanes:
+            lane.begin()
+        self._lane = 0
+        return self._collect() if len(self._in_flight) > _BATCHES_IN_FLIGHT else []
+
+    def _collect(self) -> list[Result]:
+        """The results of the oldest batch; waits for it."""
+        lanes, found = self._in_flight.popleft()
+        rows = np.asarray(found).reshape(len(lanes), -1, found.shape[-1])
+        if not self._in_flight:
+            self.compute_sec += time.perf_counter() - self._busy_since
+        return [(tag, rows[i, j].copy()) for i, tags in enumerate(lanes) for j, tag in enumerate(tags)]
+
+
+class _Lane:
+    """One device's share of the batch being filled.
+
+    Attributes:
+      tags: of the clips taken.
+      new: slot of each frame that this batch brings, by video and number.
+    """
+
+    def __init__(self, slots: int, batch_size: int, clip_len: int):
+        self.slots, self.batch_size, self.clip_len = slots, batch_size, clip_len
+        self.new: dict[tuple[Hashable, int], int] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Empties the lane; its frames so far are the device's previous ones from now on."""
+        self.previous, self.new, self.tags = self.new, {}, []
+        self._tapped = np.empty((self.slots, *transforms.TAPPED, 3), np.uint8)  # what lies in unused slots is never read
+        self._row_weight = np.zeros((self.slots, transforms.CROP[0]), np.float32)
+        self._column_weight = np.zeros((self.slots, transforms.CROP[1]), np.float32)
+        self._index = np.zeros((self.batch_size, self.clip_len), np.int32)
+
+    def take(self, tag: Hashable, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> bool:
+        """Whether there was room for the clip."""
+        keys = [(video, frame.number) for frame in frames]
+        missing = {
+            key: frame for key, frame in zip(keys, frames, strict=True) if key not in self.new and key not in self.previous
+        }
+        if len(self.tags) == self.batch_size or len(self.new) + len(missing) > self.slots:
+            return False
+        for key, frame in missing.items():
+            slot = self.new[key] = len(self.new)
+            self._tapped[slot] = frame.pixels
+            self._row_weight[slot], self._column_weight[slot] = frame.taps.row_weight, frame.taps.column_weight
+        self._index[len(self.tags)] = [self.slots + self.new[key] if key in self.new else self.previous[key] for key in keys]
+        self.tags.append(tag)
+        return True
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The lane's part of the arguments of the step."""
+        count = np.array([len(self.tags)], np.int32)
+        return self._tapped, self._row_weight, self._column_weight, self._index, count
+
+
+def _make_step(config: tsp.ModelConfig, mesh: Mesh, dtype: jnp.dtype, batch_size: int) -> Callable[..., tuple[Array, Array]]:
+    """The program of a batch: frames blended and normalized, clips gathered from the previous and the new ones, encoded."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    at_once = math.gcd(batch_size, _CPU_CLIPS_AT_ONCE) if on_cpu else batch_size
+
+    def step(
+        variables: functional.Variables,
+        previous: Float[Array, "s 112 112 3"],
+        tapped: UInt8[Array, "s 224 224 3"],
+        row_weight: Float32[Array, "s 112"],
+        column_weight: Float32[Array, "s 112"],
+        index: Int32[Array, "b t"],
+        count: Int32[Array, " 1"],
+    ) -> tuple[Float32[Array, "b f"], Float[Array, "s 112 112 3"]]:
+        frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight)).astype(dtype)
+        pool = jnp.concatenate([previous, frames])
+        if at_once == batch_size:
+            return functional.encode(config, variables, pool[index]), frames
+
+        def encode_some(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
+            some = jax.lax.dynamic_slice_in_dim(index, i * at_once, at_once)
+            return jax.lax.dynamic_update_slice_in_dim(
+                found, functional.encode(config, variables, pool[some]), i * at_once, axis=0
+            )
+
+        # A batch that is not full costs a CPU what its clips cost.
+        found = jnp.zeros((batch_size, video_resnet.FEATURE_SIZE), jnp.float32)
+        return jax.lax.fori_loop(0, (count[0] + at_once - 1) // at_once, encode_some, found), frames
+
+    one, split = PartitionSpec(), PartitionSpec(AXIS)
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(one, split, split, split, split, split, split), out_specs=(split, split), check_vma=False
+    )
+    return jax.jit(sharded, donate_argnums=1)

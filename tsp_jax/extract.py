@@ -1,0 +1,377 @@
+"""Features of videos: `python -m tsp_jax.extract --checkpoint C --videos DIR --output F.h5`.
+
+Threads decode several videos at once and hand over clips (`clip_stream`); the encoder packs the clips of all videos into
+batches (`encoder`); a video whose last row has come back is committed to the file (`features`).
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import tqdm
+
+import tsp_jax
+from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, features, video
+
+# ---------------------------------------------------------------------------------------------------------------- command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use."""
+    options = _parse(arguments)
+    try:
+        videos = annotations.list_videos(options.videos, options.metadata_csv)
+        videos = annotations.shard(videos, options.num_shards, options.shard_id)
+        geometry = clips.ClipGeometry(options.clip_len, options.frame_rate, options.stride, options.frame_selection)
+        checkpoint = load_checkpoint(options.checkpoint)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    settings = Settings(geometry, options.decoder, options.dtype, options.batch_size, options.workers)
+    errors_csv = Path(f"{options.output}.errors.csv")
+    run = run_attributes(checkpoint, settings)
+    try:
+        with _terminable(), features.Writer(options.output, run, overwrite=options.overwrite) as writer:
+            summary = extract(checkpoint, videos, writer, settings, stop_on_error=options.on_error == "stop")
+            _write_errors(errors_csv, summary.failures)
+    except features.FeatureFileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; finished videos are kept: the same command again goes on from here", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished videos are kept: the same command again goes on from here", file=sys.stderr)
+        return 130
+    _print_summary(summary, options.output, errors_csv)
+    return 1 if summary.failures else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tsp_jax.extract",
+        description="Writes the features of videos into one HDF5 file. The same command again skips what is done.",
+        epilog="example: python -m tsp_jax.extract --checkpoint r2plus1d_34-tsp_on_activitynet --videos videos/ "
+        "--output features.h5",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="a checkpoint folder, a .pth file, or a released name")
+    add(
+        "--videos",
+        required=True,
+        help="a folder, searched with its subfolders, or one file; the CSV's root with --metadata_csv",
+    )
+    add("--metadata_csv", help="columns filename, fps, video-frames; without it the files are scanned")
+    add("--output", required=True, help="the HDF5 file")
+    add("--stride", type=_positive_int, default=16, help="resampled frames from one clip's start to the next's")
+    add("--clip_len", type=_positive_int, default=16, help="frames in a clip")
+    add("--frame_rate", type=float, default=15.0, help="frames a second that videos are resampled to")
+    add(
+        "--frame_selection",
+        choices=get_args(clips.FrameSelection),
+        default="reference",
+        help="a clip's frames: the original's, or the plain grid",
+    )
+    add("--batch_size", type=_positive_int, default=32, help="clips in a batch, for each device")
+    add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
+    add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
+    add("--workers", type=_positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    add("--num_shards", type=_positive_int, default=1, help="parts that the list of videos is cut into")
+    add("--shard_id", type=int, default=0, help="the part to do, from 0")
+    add("--on_error", choices=["skip", "stop"], default="skip", help="after a video that fails")
+    add("--overwrite", action="store_true", help="forget what the output holds")
+    return parser.parse_args(arguments)
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up; got {text}")
+    return value
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _write_errors(path: Path, failures: list["Failure"]) -> None:
+    """Writes the failures as CSV, at once; no failures, no file."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["video", "reason", "clips_kept"])
+        table.writerows([failure.video, failure.reason, failure.clips_kept] for failure in failures)
+    os.replace(temporary, path)
+
+
+def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:
+    print(
+        f"{output}: {summary.videos} videos done, {summary.skipped} done before, {len(summary.failures)} failed or damaged\n"
+        f"  {summary.clips} clips in {summary.wall_sec:.1f} s ({summary.clips / max(summary.wall_sec, 1e-9):.2f} clips/s); "
+        f"{summary.frames_decoded} frames decoded in {summary.decode_sec:.1f} s of the decoding threads; "
+        f"computing for {summary.compute_sec:.1f} s"
+    )
+    for failure in summary.failures[:10]:
+        print(f"  {failure.video}: {failure.reason} ({failure.clips_kept} clips kept)")
+    if len(summary.failures) > 10:
+        print(f"  and {len(summary.failures) - 10} more")
+    if summary.failures:
+        print(f"  all failures: {errors_csv}")
+    if summary.stopped:
+        print("  stopped at the first failure, as --on_error stop asks; the same command again tries the rest")
+
+
+# ----------------------------------------------------------------------------------------------------------------- engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How features are made.
+
+    Attributes:
+      geometry: of the clips.
+      decoder: of the videos.
+      dtype: of the computation, a key of `encoder.DTYPES`.
+      batch_size: clips in a batch, for each device.
+      workers: videos decoded at once.
+    """
+
+    geometry: clips.ClipGeometry
+    decoder: video.Decoder
+    dtype: str
+    batch_size: int
+    workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A video that gave no features, or fewer than planned, and why."""
+
+    video: str
+    reason: str
+    clips_kept: int
+
+
+@dataclasses.dataclass
+class Summary:
+    """What a run did. Times are in seconds; decoding is summed over its threads."""
+
+    videos: int = 0
+    skipped: int = 0
+    clips: int = 0
+    frames_decoded: int = 0
+    decode_sec: float = 0.0
+    compute_sec: float = 0.0
+    wall_sec: float = 0.0
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    stopped: bool = False
+
+
+def load_checkpoint(spec: str) -> checkpoints.Checkpoint:
+    """The checkpoint in a folder of this project, a .pth file, or by released name.
+
+    Raises:
+      OSError, ValueError, RuntimeError: there is none, or it can't be used; the message says why and what to do.
+    """
+    if Path(spec).is_dir():
+        return checkpoints.load(spec)
+    from convert import torch_to_orbax  # PyTorch is needed for .pth files alone
+
+    return torch_to_orbax.read_any(spec)
+
+
+def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> features.Attributes:
+    """What all features of a run have in common, as written beside them."""
+    return {
+        **dataclasses.asdict(settings.geometry),
+        "decoder": settings.decoder,
+        "dtype": settings.dtype,
+        "checkpoint": checkpoint.origin.source,
+        "checkpoint_sha256": checkpoint.weights_sha256,
+        "tsp_jax_version": tsp_jax.__version__,
+    }
+
+
+def extract(
+    checkpoint: checkpoints.Checkpoint,
+    videos: Sequence[annotations.Video],
+    writer: features.Writer,
+    settings: Settings,
+    *,
+    stop_on_error: bool = False,
+) -> Summary:
+    """Commits the features of each video that the writer lacks.
+
+    Args:
+      checkpoint: the encoder.
+      videos: to extract, by distinct names but for those with a fault.
+      writer: where features go; what it has done is skipped.
+      settings: how.
+      stop_on_error: end after the first video that fails.
+
+    Returns:
+      The summary; videos of earlier runs that were damaged stand among its failures too.
+
+    Raises:
+      FeatureFileError: a video done before had another frame rate or number of frames by its metadata.
+    """
+    summary, began = Summary(), time.perf_counter()
+    todo = []
+    for item in videos:
+        if item.fault or item.name not in writer.done:
+            todo.append(item)
+            continue
+        done = writer.done[item.name]
+        _check_same_metadata(item, done)
+        summary.skipped += 1
+        if done["damage"]:
+            summary.failures.append(Failure(str(item.path), done["damage"], int(done["clips"])))
+    if todo:
+        _extract_new(checkpoint, todo, writer, settings, stop_on_error, summary)
+    summary.wall_sec = time.perf_counter() - began
+    return summary
+
+
+@dataclasses.dataclass(eq=False)
+class _Progress:
+    """A video on its way: what was planned, how many clips went to the encoder, the rows that came back."""
+
+    job: int
+    opened: clip_stream.Opened | None = None
+    closed: clip_stream.Closed | None = None
+    sent: int = 0
+    rows: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.closed is not None and len(self.rows) == self.sent
+
+
+def _extract_new(
+    checkpoint: checkpoints.Checkpoint,
+    todo: Sequence[annotations.Video],
+    writer: features.Writer,
+    settings: Settings,
+    stop_on_error: bool,
+    summary: Summary,
+) -> None:
+    geometry = settings.geometry
+    model = encoder.Encoder(
+        checkpoint,
+        clip_len=geometry.clip_len,
+        stride=geometry.stride,
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+    )
+    progress = {job: _Progress(job) for job in range(len(todo))}
+    with _bar(len(todo)) as bar, clip_stream.ClipStream(todo, geometry, settings.decoder, settings.workers) as stream:
+
+        def settle(video: _Progress) -> None:
+            """Commits a video whose last row is there; lists it when something is wrong with it."""
+            if not video.finished or progress.get(video.job) is not video:
+                return
+            del progress[video.job]
+            item = todo[video.job]
+            if video.rows:
+                writer.commit(item.name, *_dataset(video))
+                summary.videos += 1
+                summary.clips += len(video.rows)
+            if video.closed.reason:
+                summary.failures.append(Failure(str(item.path), video.closed.reason, len(video.rows)))
+                bar.write(f"{item.path}: {video.closed.reason} ({len(video.rows)} clips kept)", file=sys.stderr)
+                summary.stopped = stop_on_error
+
+        def receive(results: list[encoder.Result]) -> None:
+            for (video, row), vector in results:
+                video.rows[row] = vector
+            for video in {video for (video, _), _ in results}:
+                settle(video)
+            partly = sum(len(video.rows) / video.opened.num_planned for video in progress.values() if video.rows)
+            bar.n = len(todo) - len(progress) + partly
+            clips_back = summary.clips + sum(len(video.rows) for video in progress.values())
+            bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s")
+
+        for message in stream:
+            video = progress[message.job]
+            match message:
+                case clip_stream.Opened():
+                    # Takes the place of an earlier plan, whose rows then belong to nobody.
+                    progress[message.job] = _Progress(message.job, message)
+                    for note in message.notes:
+                        bar.write(f"note: {todo[message.job].path}: {note}", file=sys.stderr)
+                case clip_stream.Clip():
+                    video.sent += 1
+                    receive(model.add((video, message.row), video, message.frames))
+                case clip_stream.Closed():
+                    video.closed = message
+                    summary.frames_decoded += message.frames_decoded
+                    settle(video)
+            if summary.stopped:
+                break
+        receive(model.flush())
+    summary.decode_sec, summary.compute_sec = stream.decode_sec, model.compute_sec
+
+
+def _dataset(video: _Progress) -> tuple[np.ndarray, features.Attributes]:
+    """The rows that came back, in order, and what is to be known of them."""
+    rows = np.array(sorted(video.rows))
+    breaks = np.flatnonzero(np.diff(rows) > 1)
+    ranges = np.stack([rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)] + 1], axis=1)
+    attributes = {
+        **video.opened.attributes,
+        "clips": len(rows),
+        "clip_ranges": ranges,  # the planned clips that the rows are: [first, past the last), all of them when undamaged
+        "frames_decoded": video.closed.frames_decoded,
+        "damage": video.closed.reason,
+    }
+    return np.stack([video.rows[row] for row in rows.tolist()]), attributes
+
+
+def _bar(total: int) -> tqdm.tqdm:
+    return tqdm.tqdm(
+        total=total,
+        desc="extract",
+        bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} videos [{elapsed}<{remaining}{postfix}]",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+
+
+def _check_same_metadata(item: annotations.Video, done: features.Attributes) -> None:
+    """Refuses a video done under another frame rate or number of frames.
+
+    Raises:
+      FeatureFileError: it was.
+    """
+    for name, value in (("fps", item.fps), ("frames", item.num_frames)):
+        if value is not None and value != done[name]:
+            raise features.FeatureFileError(
+                f"{item.name}: done before with {name} {done[name]}, the metadata now says {value}; name another --output, "
+                "or pass --overwrite"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

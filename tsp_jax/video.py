@@ -1,0 +1,364 @@
+"""The one door to video files: a packet scan that dates every frame, and one forward pass that decodes those asked for."""
+
+import collections
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import av
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from tsp_jax import clips
+
+Decoder = Literal["pyav", "decord"]
+DECODERS: tuple[str, ...] = get_args(Decoder)
+# What may be inside: files alone, never a playlist that sends the reader elsewhere.
+_OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v",
+}
+_MAX_PIXELS = 1 << 26  # a frame: twice 8K; a hostile header may claim 2^30
+_MAX_FRAMES = 1 << 26  # a video: 12 days at 60 fps
+_REORDER_WINDOW = 17  # one more than the deepest reordering that H.264 and HEVC allow
+
+
+class VideoError(Exception):
+    """A video, or a part of it, can't be used; the message is the reason, to be listed beside the file's name."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """What the packets of a video's first video stream tell.
+
+    Attributes:
+      path: the file.
+      timeline: of the frames that a decoder gives.
+      dated: the timestamps are the file's; else its packets have none and frames are taken to be evenly spaced.
+      codec: FFmpeg's name of it.
+      container: FFmpeg's names of the file's format, joined by commas.
+      rotation_deg: how far a player turns the stored picture; it is not turned here, as the original does not.
+      trimmed: an edit list hides or delays a part of the stream.
+    """
+
+    path: Path
+    timeline: clips.Timeline
+    dated: bool
+    codec: str
+    container: str
+    rotation_deg: int
+    trimmed: bool
+
+
+def scan(path: str | Path) -> Scan:
+    """The scan of a video file: all its packets are read, and only the first decoded.
+
+    Raises:
+      VideoError: the file is missing, no video, or has no frames, with the reason.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError("not a file" if path.exists() else "no such file")
+    if path.stat().st_size == 0:
+        raise VideoError("the file is empty")
+    pts: list[int | None] = []
+    hidden, rotation_deg = False, None
+    with _open(path) as container:
+        stream = _video_stream(container)
+        try:
+            for packet in container.demux(stream):
+                if packet.size and packet.is_discard:
+                    hidden = True
+                elif packet.size:
+                    pts.append(packet.pts)
+                if len(pts) > _MAX_FRAMES:
+                    raise VideoError(f"more than {_MAX_FRAMES} frames")
+                if rotation_deg is None:
+                    rotation_deg = _rotation_deg(packet)
+        except av.error.FFmpegError as error:
+            if not pts:
+                raise VideoError(f"no packet can be read: {_reason(error)}") from error
+            # The file breaks off: the frames up to here are used, and the decoding pass reports what it meets.
+        if not pts:
+            raise VideoError("the video stream has no frames")
+        timeline, dated = _timeline(pts, stream)
+        container_names = container.format.name
+        trimmed = hidden or ("mp4" in container_names.split(",") and bool(timeline.pts[0] != 0))
+        codec = stream.codec_context.name
+    return Scan(path, timeline, dated, codec, container_names, rotation_deg or 0, trimmed)
+
+
+def rescan(video: Scan) -> Scan:
+    """The scan with the timestamps of the frames as decoded, for files whose packets promise others.
+
+    Raises:
+      VideoError: nothing decodes.
+    """
+    with _open(video.path) as container:
+        stream = _video_stream(container)
+        pts = []
+        try:
+            for frame in container.decode(stream):
+                pts.append(frame.pts)
+        except av.error.FFmpegError as error:
+            if not pts:
+                raise VideoError(f"no frame decodes: {_reason(error)}") from error
+        if not pts:
+            raise VideoError("no frame decodes")
+        timeline, dated = _timeline(pts, stream)
+    return dataclasses.replace(video, timeline=timeline, dated=dated)
+
+
+class Reader:
+    """One forward pass over a video: iterating gives (frame number, RGB uint8 [h, w, 3]), numbers ascending.
+
+    Only the frames marked in `needed` are converted and given, and the pass ends after the last of them. Frames that are lost
+    or damaged are left out: from a decoding error to the next key frame. Colours are BT.601's whatever the stream says, and
+    the picture is not turned, both as in the original.
+
+    Attributes:
+      decoded: frames that the decoder gave so far.
+      damage: why frames were left out; empty while none were.
+      misdated: frames came at other times than the scan promised though nothing is damaged (codecs with hidden frames, two
+        packets a frame); those given so far are of no use, and `rescan` tells the true times.
+    """
+
+    def __init__(self, video: Scan, needed: Bool[np.ndarray, " n"], decoder: Decoder = "pyav"):
+        """Prepares the pass; the file is opened when iteration begins.
+
+        Raises:
+          VideoError: decord is asked to read what it is known to read wrongly.
+        """
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder is one of {DECODERS}; got {decoder!r}")
+        if decoder == "decord":
+            _check_decord(video)
+        self.video, self.needed, self.decoder = video, needed, decoder
+        self.decoded, self.damage, self.misdated = 0, "", False
+
+    def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        remaining = int(np.count_nonzero(self.needed))
+        frames = self._pyav() if self.decoder == "pyav" else self._decord()
+        to_rgb = _rgb_converter() if self.decoder == "pyav" else _decord_rgb
+        try:
+            for number, frame in _in_order(frames if remaining else iter(())):
+                if self.needed[number]:
+                    yield number, to_rgb(frame)
+                    remaining -= 1
+                    if not remaining:
+                        return
+        finally:
+            frames.close()
+        if remaining and not self.damage:
+            self.misdated = True
+
+    def _pyav(self) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """Intact frames by number, as they come; None in place of those that nobody needs."""
+        pts = self.video.timeline.pts
+        for index, frame in self._intact_frames():
+            number = index
+            if self.video.dated:
+                number = int(np.searchsorted(pts, frame.pts)) if frame.pts is not None else len(pts)
+            if number >= len(pts) or (self.video.dated and pts[number] != frame.pts):
+                self.misdated = not self.damage
+                return
+            yield number, frame if self.needed[number] else None
+
+    def _intact_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames as they come, with their place in that order, but for those that an error reaches.
+
+        An error spoils what is decoded after it, up to the next key frame. Some of that is shown earlier: so a frame is held
+        back until all that was decoded before it has come out, and is known to be intact.
+        """
+        with _open(self.video.path) as container:
+            stream = _video_stream(container)
+            awaited: dict[int | None, int] = {}  # packets whose frames did not come out: place in decoding order by timestamp
+            held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
+            damaged: list[int] = []  # places of what went wrong and was not yet mended by a key frame
+            packets = container.demux(stream)
+            for place in itertools.count():
+                packet, frames = None, []
+                try:
+                    packet = next(packets)
+                    if packet.is_corrupt:
+                        self._note_damage("a packet is cut off")
+                        damaged.append(place)
+                    awaited[packet.pts] = place
+                    frames = packet.decode()
+                except StopIteration:
+                    break
+                except av.error.FFmpegError as error:
+                    self._note_damage(_reason(error))
+                    damaged.append(place)
+                    if packet is None:
+                        break
+                for frame in frames:
+                    self.decoded += 1
+                    decoded_at = awaited.pop(frame.pts, place)
+                    if frame.is_corrupt:
+                        self._note_damage("the decoder marks a frame as damaged")
+                        damaged.append(decoded_at)
+                        held = collections.deque(entry for entry in held if entry[0] < decoded_at)
+                    elif frame.key_frame and frame.pict_type == av.video.frame.PictureType.I:
+                        damaged = [error_at for error_at in damaged if error_at >= decoded_at]
+                    if all(decoded_at < error_at for error_at in damaged):
+                        held.append((decoded_at, self.decoded - 1, frame))
+                    while awaited and next(iter(awaited.values())) < place - 2 * _REORDER_WINDOW:
+                        awaited.pop(next(iter(awaited)))  # shows nothing
+                    while held and (held[0][0] < min(awaited.values(), default=place) or len(held) > _REORDER_WINDOW):
+                        yield held.popleft()[1:]
+            for _, index, frame in held:
+                yield index, frame
+
+    def _note_damage(self, reason: str) -> None:
+        self.damage = self.damage or f"{reason}, after {self.decoded} frames"
+
+    def _decord(self) -> Iterator[tuple[int, Any]]:
+        decord = _import_decord()
+        try:
+            reader = decord.VideoReader(str(self.video.path), num_threads=1)
+            for number in range(len(self.video.timeline.pts)):
+                frame = reader.next()
+                self.decoded += 1
+                yield number, frame if self.needed[number] else None
+        except StopIteration:
+            return
+        except (decord.DECORDError, RuntimeError) as error:
+            self._note_damage(f"decord: {str(error).strip().splitlines()[-1][-120:]}")
+
+
+def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
+    """Writes RGB frames of one even size as an H.264 mp4, whole or not at all; the number of frames.
+
+    Raises:
+      ValueError: there is no frame.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    count = 0
+    try:
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
+            stream.pix_fmt = "yuv420p"
+            for count, pixels in enumerate(frames, start=1):
+                stream.height, stream.width = pixels.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if not count:
+                raise ValueError(f"{path}: no frames to write")
+            container.mux(stream.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    try:
+        return av.open(str(path), container_options=_OPEN_OPTIONS, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"not a video that FFmpeg can open: {_reason(error)}") from error
+
+
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream, set to decode in one thread (several videos are read at once)."""
+    if not container.streams.video:
+        raise VideoError("the file has no video stream")
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    if context is None:
+        raise VideoError("there is no decoder for the video stream")
+    if not 0 < context.width * context.height <= _MAX_PIXELS:
+        raise VideoError(f"frames of {context.width}x{context.height} pixels; at most {_MAX_PIXELS} pixels are read")
+    context.thread_type = "NONE"
+    return stream
+
+
+def _timeline(pts: list[int | None], stream: av.VideoStream) -> tuple[clips.Timeline, bool]:
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate or rate <= 0:
+        raise VideoError("the file tells no frame rate")
+    time_base = stream.time_base or Fraction(1, 90000)
+    if any(value is None for value in pts):
+        spaced = np.round(np.arange(len(pts)) / (float(rate) * float(time_base))).astype(np.int64)
+        return clips.Timeline(spaced, time_base, float(rate)), False
+    return clips.Timeline(np.unique(np.asarray(pts, np.int64)), time_base, float(rate)), True
+
+
+def _rotation_deg(packet: av.Packet) -> int | None:
+    """The display matrix of the first frame that decodes; None while there is none."""
+    try:
+        for frame in packet.decode():
+            return frame.rotation % 360
+    except av.error.FFmpegError:
+        return 0  # the decoding pass will meet the same error, and report it
+    return None
+
+
+def _in_order(frames: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Pairs by ascending number, though decoders of old formats swap neighbours; a number given twice counts once."""
+    waiting: list[tuple[int, int, Any]] = []
+    expected = 0
+    for order, (number, frame) in enumerate(frames):
+        if number < expected:
+            continue
+        heapq.heappush(waiting, (number, order, frame))
+        while waiting and (waiting[0][0] <= expected or len(waiting) > _REORDER_WINDOW):
+            number, _, frame = heapq.heappop(waiting)
+            if number >= expected:
+                expected = number + 1
+                yield number, frame
+    for number, _, frame in sorted(waiting, key=lambda item: item[:2]):
+        if number >= expected:
+            expected = number + 1
+            yield number, frame
+
+
+def _rgb_converter() -> Callable[[av.VideoFrame], UInt8[np.ndarray, "h w 3"]]:
+    reformatter = av.video.reformatter.VideoReformatter()
+    bt601 = av.video.reformatter.Colorspace.ITU601
+
+    def to_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+        if frame.width * frame.height > _MAX_PIXELS:
+            raise VideoError(f"a frame of {frame.width}x{frame.height} pixels; at most {_MAX_PIXELS} pixels are read")
+        try:
+            return reformatter.reformat(frame, format="rgb24", src_colorspace=bt601).to_ndarray()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoError(f"pixel format {frame.format.name} can't be converted: {_reason(error)}") from error
+
+    return to_rgb
+
+
+def _decord_rgb(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+    return frame.asnumpy()
+
+
+def _check_decord(video: Scan) -> None:
+    wrong = []
+    if video.rotation_deg:
+        wrong.append(f"a rotation ({video.rotation_deg} degrees)")
+    if video.trimmed:
+        wrong.append("an edit list")
+    if {"mpegts", "mpeg"} & set(video.container.split(",")):
+        wrong.append("an MPEG stream")
+    if video.container == "avi":
+        wrong.append("AVI's order of frames")
+    if wrong:
+        raise VideoError(f"decord is known to read files with {' and '.join(wrong)} wrongly; use --decoder pyav")
+
+
+def _import_decord() -> Any:
+    try:
+        import decord
+    except ModuleNotFoundError as error:
+        raise VideoError("decord is not installed (it has wheels for Linux on x86-64 alone); use --decoder pyav") from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's own words, without the file's name that PyAV adds."""
+    return getattr(error, "strerror", None) or str(error)
