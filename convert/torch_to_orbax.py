@@ -71,13 +71,15 @@ def read_pth(path: str | pathlib.Path, source: str = "") -> checkpoints.Checkpoi
       ValueError: it is not a checkpoint, is damaged, asks for code to be run, or does not fit a known model.
       ModuleNotFoundError: PyTorch is not installed.
     """
-    path, torch = pathlib.Path(path), import_torch()
+    path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a PyTorch checkpoint")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} is {kind}; expected a PyTorch checkpoint file")
     with path.open("rb") as file:
+        _check_file(file, str(path))
+        torch = import_torch()
         content = _load(torch, file, str(path))
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -263,7 +265,7 @@ class _Describer(pickle.Unpickler):
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data))
         self.content: Any = None
-        self.protocol = 2
+        self.protocols: set[int] = set()
         self.refused: list[str] = []
         self.storages: dict[str, _Storage] = {}
 
@@ -287,27 +289,34 @@ class _Describer(pickle.Unpickler):
         return storage
 
 
-def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
-    """What a PyTorch file holds: tensors, containers, numbers, strings and argparse.Namespace.
-
-    Takes memory of about the file's size, and runs no code from it.
-    """
+def _check_file(file: BinaryIO, where: str) -> None:
+    """Passes when PyTorch can load the file within memory of about its size, and it asks for nothing but data."""
     size, start = os.fstat(file.fileno()).st_size, file.read(16)
     try:
         if size > MAX_FILE_BYTES:
             raise _Refusal(f"expected at most {MAX_FILE_BYTES:,} bytes, found {size:,}")
         _check_zip(file, size) if start[:4] == b"PK\3\4" else _check_legacy(file, size)
-        file.seek(0)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True)
     except _Refusal as refusal:
         raise ValueError(f"{where}: {refusal}") from refusal
-    except Exception as error:  # pickle, zipfile and PyTorch raise nearly anything on damaged bytes
+    except Exception as error:  # pickle and zipfile raise nearly anything on damaged bytes
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"{where}: expected a PyTorch checkpoint, found {size:,} bytes that start with {start!r} ({reason:.200}); "
             "it is another kind of file or damaged: copy or download it again"
         ) from error
+
+
+def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
+    """What a checked file holds: tensors, containers, numbers, strings and argparse.Namespace."""
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch too
+        # Only the cause is passed on, not the advice around it to load the file with weights_only=False.
+        cause = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
+        reason = f"{type(error).__name__}: {cause}"
+        raise ValueError(f"{where}: PyTorch cannot load it ({reason:.200}); save it anew where it was made") from error
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
@@ -369,15 +378,14 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
 
 
 def _check_protocol(described: _Describer) -> None:
-    if described.protocol != 2:
-        raise _Refusal(
-            f"expected pickle protocol 2, torch.save's own, found {described.protocol}; save it without pickle_protocol"
-        )
+    if described.protocols != {2}:
+        found = ", ".join(map(str, sorted(described.protocols))) or "none"
+        raise _Refusal(f"expected pickle protocol 2, torch.save's own, found {found}; save it without pickle_protocol")
 
 
 def _describe_pickle(stream: BinaryIO) -> _Describer:
     """The next pickle of a stream, read."""
-    start, protocols = stream.tell(), {2}
+    start, protocols = stream.tell(), set()
     # Read as plain instructions first: pickle would make room for strings and a memo of any size.
     for index, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
         if instruction.name == "PROTO":
@@ -396,7 +404,7 @@ def _describe_pickle(stream: BinaryIO) -> _Describer:
                 "does not need; none of it was run. If you trust the file, load it where it was made, and save "
                 "{'model': its state dict} alone"
             )
-    describer.protocol = max(protocols)
+    describer.protocols = protocols
     return describer
 
 

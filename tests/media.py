@@ -232,7 +232,7 @@ WHOLE: dict[str, Callable[[Path], object]] = {
     "late.mp4": _write_late,
     "late.mkv": _write_late,
     "trimmed.mp4": _write_trimmed,
-    "full_hd.mp4": functools.partial(write, size=(1920, 1080), frames=20),
+    "full_hd.mp4": functools.partial(write, size=(1920, 1080), frames=20, options={"crf": "32"}),
     "名前 видео.mp4": functools.partial(write, fps=15),
     "bt709.mp4": functools.partial(write, bt709=True),
     "ntsc.mp4": functools.partial(write, fps=Fraction(30000, 1001)),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from tsp_jax import annotations, clips, transforms, video
+from tsp_jax import annotations, clips, containers, transforms, video
 
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
 
@@ -203,10 +203,13 @@ def _reason(
     if num_frames > len(timeline.pts):
         reasons.append(f"the metadata says {num_frames} frames, the file has {len(timeline.pts)}")
     elif unplanned:
+        first_sec = float(timeline.pts[0] * timeline.time_base)
         reasons.append(
-            f"{unplanned} of {len(plan)} clips lack frames at an uneven frame rate; make it constant first, or use "
-            "--frame_selection uniform"
+            f"{unplanned} of {len(plan)} clips find too few frames in their time (an uneven frame rate, or a first frame at "
+            f"{first_sec:.2f} s); make the rate constant first, or use --frame_selection uniform"
         )
+    if missing := containers.missing_bytes(scan.path):
+        reasons.append(f"the file is cut off: its headers promise {missing} more bytes")
     if damage:
         reasons.append(f"damaged: {damage}")
     elif given < len(plan) - unplanned:

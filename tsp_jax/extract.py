@@ -310,9 +310,9 @@ def _extract_new(
             for video in {video for (video, _), _ in results}:
                 settle(video)
             partly = sum(len(video.rows) / video.opened.num_planned for video in progress.values() if video.rows)
-            bar.n = len(todo) - len(progress) + partly
             clips_back = summary.clips + sum(len(video.rows) for video in progress.values())
-            bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s")
+            bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
+            bar.update(len(todo) - len(progress) + partly - bar.n)
 
         for message in stream:
             video = progress[message.job]

@@ -69,24 +69,24 @@ def scan(path: str | Path) -> Scan:
     hidden, rotation_deg = False, None
     with _open(path) as container:
         stream = _video_stream(container)
-        try:
-            for packet in container.demux(stream):
-                if packet.size and packet.is_discard:
-                    hidden = True
-                elif packet.size:
-                    pts.append(packet.pts)
-                if len(pts) > _MAX_FRAMES:
-                    raise VideoError(f"more than {_MAX_FRAMES} frames")
-                if rotation_deg is None:
-                    rotation_deg = _rotation_deg(packet)
-        except av.error.FFmpegError as error:
-            if not pts:
-                raise VideoError(f"no packet can be read: {_reason(error)}") from error
-            # The file breaks off: the frames up to here are used, and the decoding pass reports what it meets.
+        for packet, error in _packets(container, stream):
+            if packet is None:
+                # The file may break off: the frames up to here are used, and the decoding pass reports what it meets.
+                if error and not pts:
+                    raise VideoError(f"no packet can be read: {error}")
+                break
+            if packet.is_discard:
+                hidden = True
+            else:
+                pts.append(packet.pts)
+            if len(pts) > _MAX_FRAMES:
+                raise VideoError(f"more than {_MAX_FRAMES} frames")
+            if rotation_deg is None:
+                rotation_deg = _rotation_deg(packet)
         if not pts:
             raise VideoError("the video stream has no frames")
-        timeline, dated = _timeline(pts, stream)
         container_names = container.format.name
+        timeline, dated = _timeline(pts, stream, dated=not _dates_decoding(container_names, pts, stream))
         trimmed = hidden or ("mp4" in container_names.split(",") and bool(timeline.pts[0] != 0))
         codec = stream.codec_context.name
     return Scan(path, timeline, dated, codec, container_names, rotation_deg or 0, trimmed)
@@ -98,18 +98,18 @@ def rescan(video: Scan) -> Scan:
     Raises:
       VideoError: nothing decodes.
     """
+    pts: list[int | None] = []
+    reason = ""
     with _open(video.path) as container:
         stream = _video_stream(container)
-        pts = []
-        try:
-            for frame in container.decode(stream):
-                pts.append(frame.pts)
-        except av.error.FFmpegError as error:
-            if not pts:
-                raise VideoError(f"no frame decodes: {_reason(error)}") from error
+        for packet, _ in _packets(container, stream):
+            try:
+                pts.extend(frame.pts for frame in stream.decode(packet))
+            except av.error.FFmpegError as error:
+                reason = reason or f": {_reason(error)}"
         if not pts:
-            raise VideoError("no frame decodes")
-        timeline, dated = _timeline(pts, stream)
+            raise VideoError(f"no frame decodes{reason}")
+        timeline, dated = _timeline(pts, stream, video.dated)
     return dataclasses.replace(video, timeline=timeline, dated=dated)
 
 
@@ -163,6 +163,8 @@ class Reader:
             number = index
             if self.video.dated:
                 number = int(np.searchsorted(pts, frame.pts)) if frame.pts is not None else len(pts)
+            elif self.damage:
+                return  # a frame may be lost, and the order alone does not tell which
             if number >= len(pts) or (self.video.dated and pts[number] != frame.pts):
                 self.misdated = not self.damage
                 return
@@ -172,44 +174,40 @@ class Reader:
         """Frames as they come, with their place in that order, but for those that an error reaches.
 
         An error spoils what is decoded after it, up to the next key frame. Some of that is shown earlier: so a frame is held
-        back until all that was decoded before it has come out, and is known to be intact.
+        back until all that was decoded before it has come out and is known to be intact.
         """
         with _open(self.video.path) as container:
             stream = _video_stream(container)
-            awaited: dict[int | None, int] = {}  # packets whose frames did not come out: place in decoding order by timestamp
+            # Packets whose frames have not come out, by timestamp: place in decoding order, whether it is a key frame.
+            awaited: dict[int | None, tuple[int, bool]] = {}
             held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
-            damaged: list[int] = []  # places of what went wrong and was not yet mended by a key frame
-            packets = container.demux(stream)
-            for place in itertools.count():
-                packet, frames = None, []
+            damaged: list[int] = []  # places of errors since the last key frame
+            for place, (packet, error) in enumerate(_packets(container, stream)):
+                frames: list[av.VideoFrame] = []
+                if packet is not None and not packet.is_discard:
+                    awaited[packet.pts] = place, packet.is_keyframe
                 try:
-                    packet = next(packets)
-                    if packet.is_corrupt:
-                        self._note_damage("a packet is cut off")
-                        damaged.append(place)
-                    awaited[packet.pts] = place
-                    frames = packet.decode()
-                except StopIteration:
-                    break
-                except av.error.FFmpegError as error:
-                    self._note_damage(_reason(error))
+                    frames = stream.decode(packet)
+                except av.error.FFmpegError as decoding_error:
+                    error = error or _reason(decoding_error)
+                if error:
+                    self._note_damage(error)
                     damaged.append(place)
-                    if packet is None:
-                        break
+                # What does not come out within the deepest reordering shows nothing.
+                awaited = {pts: entry for pts, entry in awaited.items() if entry[0] > place - 2 * _REORDER_WINDOW}
                 for frame in frames:
                     self.decoded += 1
-                    decoded_at = awaited.pop(frame.pts, place)
+                    decoded_at, is_key = awaited.pop(frame.pts, (place, False))
                     if frame.is_corrupt:
                         self._note_damage("the decoder marks a frame as damaged")
                         damaged.append(decoded_at)
                         held = collections.deque(entry for entry in held if entry[0] < decoded_at)
-                    elif frame.key_frame and frame.pict_type == av.video.frame.PictureType.I:
+                    elif is_key and frame.key_frame and frame.pict_type == av.video.frame.PictureType.I:
                         damaged = [error_at for error_at in damaged if error_at >= decoded_at]
-                    if all(decoded_at < error_at for error_at in damaged):
+                    if decoded_at < min(damaged, default=place + 1):
                         held.append((decoded_at, self.decoded - 1, frame))
-                    while awaited and next(iter(awaited.values())) < place - 2 * _REORDER_WINDOW:
-                        awaited.pop(next(iter(awaited)))  # shows nothing
-                    while held and (held[0][0] < min(awaited.values(), default=place) or len(held) > _REORDER_WINDOW):
+                    earliest, _ = min(awaited.values(), default=(place + 1, False))
+                    while held and (held[0][0] < earliest or len(held) > _REORDER_WINDOW):
                         yield held.popleft()[1:]
             for _, index, frame in held:
                 yield index, frame
@@ -245,7 +243,8 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
             stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
             stream.pix_fmt = "yuv420p"
             for count, pixels in enumerate(frames, start=1):
-                stream.height, stream.width = pixels.shape[:2]
+                if count == 1:
+                    stream.height, stream.width = pixels.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             if not count:
                 raise ValueError(f"{path}: no frames to write")
@@ -273,19 +272,39 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
         raise VideoError("there is no decoder for the video stream")
     if not 0 < context.width * context.height <= _MAX_PIXELS:
         raise VideoError(f"frames of {context.width}x{context.height} pixels; at most {_MAX_PIXELS} pixels are read")
-    context.thread_type = "NONE"
+    context.thread_type, context.thread_count = "NONE", 1  # dav1d heeds the count alone
     return stream
 
 
-def _timeline(pts: list[int | None], stream: av.VideoStream) -> tuple[clips.Timeline, bool]:
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.Packet | None, str]]:
+    """The stream's packets, each with what is wrong with it or ""; at the end None, that the decoder may give what it holds."""
+    error = ""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet, "a packet is cut off" if packet.is_corrupt else ""
+    except av.error.FFmpegError as breaking_error:
+        error = _reason(breaking_error)
+    except IndexError:
+        pass  # the end, in a file where a stream appeared late: PyAV 18 trips over it
+    yield None, error
+
+
+def _timeline(pts: list[int | None], stream: av.VideoStream, dated: bool) -> tuple[clips.Timeline, bool]:
     rate = stream.average_rate or stream.guessed_rate
     if not rate or rate <= 0:
         raise VideoError("the file tells no frame rate")
     time_base = stream.time_base or Fraction(1, 90000)
-    if any(value is None for value in pts):
+    if not dated or any(value is None for value in pts):
         spaced = np.round(np.arange(len(pts)) / (float(rate) * float(time_base))).astype(np.int64)
         return clips.Timeline(spaced, time_base, float(rate)), False
     return clips.Timeline(np.unique(np.asarray(pts, np.int64)), time_base, float(rate)), True
+
+
+def _dates_decoding(container_names: str, pts: list[int | None], stream: av.VideoStream) -> bool:
+    """Whether the timestamps tell the order of decoding: AVI keeps no others, and for H.264 FFmpeg finds no better ones."""
+    ascending = all(a is not None and b is not None and a < b for a, b in itertools.pairwise(pts))
+    return container_names == "avi" and ascending and stream.codec_context.reorder_depth > 0
 
 
 def _rotation_deg(packet: av.Packet) -> int | None:

@@ -1,0 +1,39 @@
+"""Whole files lack nothing; cut ones lack what was cut."""
+
+from pathlib import Path
+
+import pytest
+
+import media
+from tsp_jax import containers
+
+CUTTABLE = ["plain.mp4", "fragmented.mp4", "matroska.mkv", "mpeg4.avi", "av1.mp4"]
+
+
+@pytest.mark.parametrize("name", sorted(media.WHOLE))
+def test_a_whole_file_lacks_nothing(name: str, tmp_path: Path):
+    assert containers.missing_bytes(media.make(tmp_path, name)) == 0
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_a_cut_file_lacks_what_its_headers_promise(name: str, tmp_path: Path):
+    whole = media.make(tmp_path, name)
+    size = whole.stat().st_size
+    for keep in (0.9, 0.6):
+        cut = media.truncated(tmp_path / f"cut{whole.suffix}", whole, keep)
+        # A file that is a row of boxes lacks the rest of the box that was cut.
+        missing = containers.missing_bytes(cut)
+        assert 0 < missing <= size - cut.stat().st_size
+
+
+def test_garbage_lacks_nothing_and_ends(tmp_path: Path):
+    path = tmp_path / "x"
+    for data in [b"", b"\x00" * 100, b"\x1a\x45\xdf\xa3", b"RIFF\x00\x00\x00\x00AVI ", b"\x00\x00\x00\x08ftyp" * 1000]:
+        path.write_bytes(data)
+        assert containers.missing_bytes(path) == 0
+    path.write_bytes(b"\x00\x00\x00\x03ftyp" + b"\x00" * 100)
+    assert containers.missing_bytes(path) == 0
+
+
+def test_the_shared_videos_are_whole(shared: Path):
+    assert [containers.missing_bytes(path) for path in sorted((shared / "videos").iterdir())] == [0] * 5
