@@ -9,9 +9,11 @@ import os
 import pathlib
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -109,21 +111,31 @@ def error_of(capsys: pytest.CaptureFixture[str], status: int) -> str:
     return output.err
 
 
+@pytest.fixture(autouse=True)
+def no_litter(tmp_path: pathlib.Path) -> Iterator[None]:
+    """Removes each test's files at once: they are large, and pytest would keep those of three runs."""
+    yield
+    shutil.rmtree(tmp_path)
+
+
 @pytest.fixture(scope="module")
-def training_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def training_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
     """A TSP checkpoint of R3D-18 as PyTorch 1.4 wrote them."""
     args = argparse.Namespace(backbone="r3d_18", label_columns=["action-label", "temporal-region-label"], epochs=8)
     content = training_checkpoint(collections.OrderedDict(random_state(TSP)), args)
-    return torch_save(content, tmp_path_factory.mktemp("training") / "epoch_5.pth", "legacy")
+    path = torch_save(content, tmp_path_factory.mktemp("training") / "epoch_5.pth", "legacy")
+    yield path
+    path.unlink()
 
 
 @pytest.fixture(scope="module")
-def converted(training_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+def converted(training_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pathlib.Path, str]]:
     """The folder that the command line makes of the training checkpoint, and what it printed."""
     folder = tmp_path_factory.mktemp("converted") / "tsp"
     done = run("-m", "convert.torch_to_orbax", "--checkpoint", str(training_file), "--output", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
-    return folder, done.stdout
+    yield folder, done.stdout
+    shutil.rmtree(folder)
 
 
 # The table
@@ -351,16 +363,18 @@ def test_half_precision_and_nan_in_a_file_are_refused_by_name(tmp_path: pathlib.
 
 
 @pytest.fixture(scope="module")
-def made(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def made(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
     """A checkpoint by the script that writes the original's layout, in the format of PyTorch 1.4."""
     script, path = shared / "reference" / "make_checkpoint.py", tmp_path_factory.mktemp("made") / "made.pth"
     if not script.is_file():
         pytest.skip(f"{script} is not at hand")
     done = run(str(script), "--backbone", "r3d_18", "--heads", "tsp_gvf", "--classes", "20", "--out", str(path))
     assert done.returncode == 0, done.stderr
-    return path
+    yield path
+    path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_checkpoint_in_the_originals_layout(made: pathlib.Path, tmp_path: pathlib.Path, file_format: str) -> None:
     content, path = torch.load(made, map_location="cpu", weights_only=False), made

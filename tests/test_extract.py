@@ -185,6 +185,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Pa
     folder = tmp_path_factory.mktemp("every kind")
     for name in [*media.WHOLE, *media.BROKEN]:
         media.make(folder, name).rename(folder / own_name(name))
+    media.write(folder / "intact.mp4", options={"g": "12"})  # what the damaged ones were made from
     assert run(checkpoint, folder, folder / "features.h5", *QUICK) == 1
     return folder
 
@@ -206,8 +207,8 @@ def test_every_kind_of_input_gives_features_or_a_reason(every_kind: Path):
 
 def test_damaged_videos_keep_the_rows_of_the_intact_one(every_kind: Path):
     with h5py.File(every_kind / "features.h5") as file:
-        intact = file["fragmented-mp4"][()]  # the same pictures, encoded alike
-        for name in ["cut_head_first-mp4", "cut_fragmented-mp4", "cut-mkv", "flipped-mp4"]:
+        intact = file["intact"][()]
+        for name in ["cut_head_first-mp4", "cut-mkv", "flipped-mp4"]:
             kept = np.concatenate([np.arange(*pair) for pair in file[name].attrs["clip_ranges"]])
             np.testing.assert_array_equal(file[name][()], intact[kept])
             assert file[name].attrs["damage"]

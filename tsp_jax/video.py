@@ -1,10 +1,12 @@
 """The one door to video files: a packet scan that dates every frame, and one forward pass that decodes those asked for."""
 
 import collections
+import contextlib
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +26,7 @@ _OPEN_OPTIONS = {
 }
 _MAX_PIXELS = 1 << 26  # a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # a video: 12 days at 60 fps
+_BT601_OR_UNTOLD = frozenset({0, 2, 5, 6})  # RGB, unspecified, BT.470 BG, SMPTE 170M
 _REORDER_WINDOW = 17  # one more than the deepest reordering that H.264 and HEVC allow
 
 
@@ -88,7 +91,7 @@ def scan(path: str | Path) -> Scan:
         container_names = container.format.name
         timeline, dated = _timeline(pts, stream, dated=not _dates_decoding(container_names, pts, stream))
         trimmed = hidden or ("mp4" in container_names.split(",") and bool(timeline.pts[0] != 0))
-        codec = stream.codec_context.name
+        codec = stream.codec_context.codec.canonical_name
     return Scan(path, timeline, dated, codec, container_names, rotation_deg or 0, trimmed)
 
 
@@ -117,8 +120,8 @@ class Reader:
     """One forward pass over a video: iterating gives (frame number, RGB uint8 [h, w, 3]), numbers ascending.
 
     Only the frames marked in `needed` are converted and given, and the pass ends after the last of them. Frames that are lost
-    or damaged are left out: from a decoding error to the next key frame. Colours are BT.601's whatever the stream says, and
-    the picture is not turned, both as in the original.
+    or damaged are left out: from a decoding error to the next key frame (what the decoder does not notice is given, and decord
+    notices little). Colours are BT.601's whatever the stream says, and the picture is not turned, both as in the original.
 
     Attributes:
       decoded: frames that the decoder gave so far.
@@ -156,7 +159,7 @@ class Reader:
         if remaining and not self.damage:
             self.misdated = True
 
-    def _pyav(self) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    def _pyav(self) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """Intact frames by number, as they come; None in place of those that nobody needs."""
         pts = self.video.timeline.pts
         for index, frame in self._intact_frames():
@@ -215,10 +218,10 @@ class Reader:
     def _note_damage(self, reason: str) -> None:
         self.damage = self.damage or f"{reason}, after {self.decoded} frames"
 
-    def _decord(self) -> Iterator[tuple[int, Any]]:
+    def _decord(self) -> Generator[tuple[int, Any], None, None]:
         decord = _import_decord()
         try:
-            reader = decord.VideoReader(str(self.video.path), num_threads=1)
+            reader = decord.VideoReader(str(self.video.path.absolute()), num_threads=1)
             for number in range(len(self.video.timeline.pts)):
                 frame = reader.next()
                 self.decoded += 1
@@ -226,7 +229,7 @@ class Reader:
         except StopIteration:
             return
         except (decord.DECORDError, RuntimeError) as error:
-            self._note_damage(f"decord: {str(error).strip().splitlines()[-1][-120:]}")
+            self._note_damage(f"decord: {_decord_reason(error)}")
 
 
 def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
@@ -257,9 +260,10 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
 
 def _open(path: Path) -> av.container.InputContainer:
     try:
-        return av.open(str(path), container_options=_OPEN_OPTIONS, metadata_errors="replace")
+        # An absolute path, for FFmpeg takes what stands before a colon for a protocol.
+        return av.open(str(path.absolute()), container_options=_OPEN_OPTIONS, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"not a video that FFmpeg can open: {_reason(error)}") from error
+        raise VideoError(f"not a video that FFmpeg can open, or cut off: {_reason(error)}") from error
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -344,11 +348,24 @@ def _rgb_converter() -> Callable[[av.VideoFrame], UInt8[np.ndarray, "h w 3"]]:
         if frame.width * frame.height > _MAX_PIXELS:
             raise VideoError(f"a frame of {frame.width}x{frame.height} pixels; at most {_MAX_PIXELS} pixels are read")
         try:
-            return reformatter.reformat(frame, format="rgb24", src_colorspace=bt601).to_ndarray()
+            progressive = _unmarked(frame) if frame.interlaced_frame else frame
+            return reformatter.reformat(progressive, format="rgb24", src_colorspace=bt601, threads=1).to_ndarray()
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"pixel format {frame.format.name} can't be converted: {_reason(error)}") from error
 
     return to_rgb
+
+
+def _unmarked(frame: av.VideoFrame) -> av.VideoFrame:
+    """A copy without the mark of interlacing, for which PyAV 18 blends colours within each field; the original does not."""
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.color_range = frame.color_range
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        rows = np.frombuffer(source, np.uint8).reshape(source.height, source.line_size)
+        target_rows = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)
+        width = min(source.line_size, target.line_size)
+        target_rows[:, :width] = rows[:, :width]
+    return copy
 
 
 def _decord_rgb(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
@@ -365,8 +382,28 @@ def _check_decord(video: Scan) -> None:
         wrong.append("an MPEG stream")
     if video.container == "avi":
         wrong.append("AVI's order of frames")
+    if video.codec == "av1":
+        wrong.append("AV1")
+    frame = _first_frame(video.path)
+    if frame is not None:
+        if frame.colorspace not in _BT601_OR_UNTOLD:
+            wrong.append("colours other than BT.601's")
+        if any(component.bits > 8 for component in frame.format.components):
+            wrong.append("more than 8 bits a sample")
+        if frame.height % 2 and frame.format.chroma_height(frame.height) < frame.height:
+            wrong.append("an odd height")
     if wrong:
         raise VideoError(f"decord is known to read files with {' and '.join(wrong)} wrongly; use --decoder pyav")
+
+
+def _first_frame(path: Path) -> av.VideoFrame | None:
+    with _open(path) as container:
+        stream = _video_stream(container)
+        for packet, _ in _packets(container, stream):
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in stream.decode(packet):
+                    return frame
+    return None
 
 
 def _import_decord() -> Any:
@@ -376,6 +413,12 @@ def _import_decord() -> Any:
         raise VideoError("decord is not installed (it has wheels for Linux on x86-64 alone); use --decoder pyav") from error
     decord.logging.set_level(decord.logging.QUIET)
     return decord
+
+
+def _decord_reason(error: Exception) -> str:
+    """The message without the time, the place in decord's source and the stack that stand around it."""
+    line = next((line for line in str(error).splitlines() if ".cc:" in line), str(error).strip())
+    return re.sub(r"^.*?\.cc:\d+: ", "", line)[:120]
 
 
 def _reason(error: Exception) -> str:
