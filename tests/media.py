@@ -118,9 +118,9 @@ def number(rgb: np.ndarray) -> int:
 
 
 def make(folder: Path, name: str) -> Path:
-    """The path of one of WHOLE or BROKEN, written into the folder."""
+    """The path of one of WHOLE, LONG or BROKEN, written into the folder."""
     path = folder / name
-    {**WHOLE, **BROKEN}[name](path)
+    {**WHOLE, **LONG, **BROKEN}[name](path)
     return path
 
 
@@ -172,6 +172,43 @@ def _write_hidden(path: Path) -> None:
     source.unlink()
 
 
+def _write_resized(path: Path) -> None:
+    """Pictures of two sizes in one stream: the first 30 frames are larger."""
+    with av.open(str(path), "w") as output:
+        stream = None
+        for part, size in enumerate((SIZE, (64, 48))):
+            encoder = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = *size, "yuv420p", Fraction(1, 30)
+            encoder.options = {**_ENCODER_OPTIONS["libx264"], "bf": "0", "threads": "1"}
+            stream = stream or output.add_stream("libx264", rate=30)
+            if not part:
+                stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            for index in range(30 * part, 30 * part + 31):
+                frame = None
+                if index < 30 * part + 30:
+                    frame = av.VideoFrame.from_ndarray(picture(index, size), format="rgb24").reformat(format="yuv420p")
+                    frame.pts, frame.time_base = index, encoder.time_base
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    output.mux(packet)
+
+
+def _write_long(path: Path) -> None:
+    """3,000 frames: a second of video over and over."""
+    source = write(path.with_name("_" + path.name), size=(640, 360), frames=30, b_frames=0, options={"crf": "40"})
+    with av.open(str(source)) as second, av.open(str(path), "w") as output:
+        packets = [(bytes(packet), packet.pts, packet.is_keyframe) for packet in second.demux(video=0) if packet.size]
+        stream = output.add_stream_from_template(second.streams.video[0])
+        for repeat in range(100):
+            for data, pts, is_keyframe in packets:
+                packet = av.Packet(data)
+                packet.time_base = second.streams.video[0].time_base
+                packet.pts = packet.dts = pts + repeat * round(1 / packet.time_base)
+                packet.is_keyframe, packet.stream = is_keyframe, stream
+                output.mux(packet)
+    source.unlink()
+
+
 def _write_sound(path: Path) -> None:
     with av.open(str(path), "w") as output:
         stream = output.add_stream("aac", rate=16000, layout="mono")
@@ -199,7 +236,7 @@ def _write_cut(path: Path, keep: float, **how: str) -> None:
 
 def _write_flipped(path: Path) -> None:
     source = write(path.with_name("_" + path.name), options={"g": "12"})
-    flipped(path, source, seed=0, count=8)
+    flipped(path, source, seed=0)
     source.unlink()
 
 
@@ -237,8 +274,15 @@ WHOLE: dict[str, Callable[[Path], object]] = {
     "bt709.mp4": functools.partial(write, bt709=True),
     "ntsc.mp4": functools.partial(write, fps=Fraction(30000, 1001)),
     "fragmented.mp4": functools.partial(write, options={"g": "12"}, container_options={"movflags": "frag_keyframe+empty_moov"}),
+    "full_range.mp4": functools.partial(write, pix_fmt="yuvj420p"),
+    "interlaced.mp4": functools.partial(write, options={"x264-params": "tff=1"}),
+    "interlaced_ten_bit.mkv": functools.partial(write, pix_fmt="yuv422p10le", options={"x264-params": "tff=1"}),
+    "resized.ts": _write_resized,
     "short.mp4": functools.partial(write, frames=30),
 }
+
+# Slow to read, for what only shows in the long run.
+LONG: dict[str, Callable[[Path], object]] = {"long.mp4": _write_long}
 
 # Those that are no video, or not all of one.
 BROKEN: dict[str, Callable[[Path], object]] = {

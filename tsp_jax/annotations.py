@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -37,21 +38,30 @@ class Video:
 def list_videos(root: str | Path, metadata_csv: str | Path | None = None) -> list[Video]:
     """The videos below a folder (sorted by path), or the one file, or those that a metadata CSV lists, in its order.
 
+    Links to files count; links to folders are not followed.
+
     Raises:
-      FileNotFoundError: the folder, file or CSV is not there, or the folder holds no video.
-      ValueError: the CSV lacks columns or is no text.
+      OSError: the folder, file or CSV is not there or can't be read, or the folder holds no video.
+      ValueError: the CSV lacks columns, lists nothing or is no CSV, or its root is no folder.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"--videos {root}: no such file or folder")
     if metadata_csv is not None:
-        return _refuse_shared_names(_read_metadata(Path(metadata_csv), root))
+        if not root.is_dir():
+            raise ValueError(f"--videos {root}: no folder, which it is with --metadata_csv: the root of its filenames")
+        return _refuse_names(_read_metadata(Path(metadata_csv), root))
     if root.is_file():
-        return _refuse_shared_names([Video(video_name(root), root)])
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower().lstrip(".") in EXTENSIONS and not path.is_dir())
+        return _refuse_names([Video(video_name(root), root)])
+    paths = sorted(
+        Path(folder, file)
+        for folder, _, files in os.walk(root, onerror=_raise)
+        for file in files
+        if Path(file).suffix.lower().lstrip(".") in EXTENSIONS
+    )
     if not paths:
         raise FileNotFoundError(f"--videos {root}: no video in this folder; looked for {', '.join(sorted(EXTENSIONS))}")
-    return _refuse_shared_names([Video(video_name(path), path) for path in paths])
+    return _refuse_names([Video(video_name(path), path) for path in paths])
 
 
 def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
@@ -72,29 +82,41 @@ def video_name(path: Path) -> str:
     return path.name.split(".")[0]
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _read_metadata(path: Path, root: Path) -> list[Video]:
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, strict=True)
             missing = [column for column in METADATA_COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 raise ValueError(
                     f"{path}: no column {', '.join(missing)}; expected filename, video-duration, fps, video-frames, "
                     f"found {', '.join(reader.fieldnames or ()) or 'an empty file'}"
                 )
-            return [_metadata_row(row, f"{path.name} line {reader.line_num}", root) for row in reader]
+            videos = [_metadata_row(row, f"{path.name} line {reader.line_num}", root) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of text ({error})") from error
+        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
+    if not videos:
+        raise ValueError(f"{path}: lists no video")
+    return videos
 
 
 def _metadata_row(row: dict[str, str | None], where: str, root: Path) -> Video:
     filename = row["filename"] or ""
     name, path = video_name(Path(filename)), root / filename
     try:
-        fps = clips.check_fps(float(row["fps"] or "nan"))
-        frames = float(row["video-frames"] or "nan")
+        if None in row or None in row.values():
+            raise ValueError("more or fewer fields than columns; a filename with a comma stands in quotes")
+        if not filename:
+            raise ValueError("no filename")
+        if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
+            raise ValueError(f"{filename!r} leads out of {root}")
+        fps, frames = clips.check_fps(_number(row, "fps")), _number(row, "video-frames")
         if not (frames.is_integer() and frames >= 0):
             raise ValueError(f"video-frames is a whole number; got {row['video-frames']!r}")
         return Video(name, path, fps, int(frames))
@@ -102,18 +124,29 @@ def _metadata_row(row: dict[str, str | None], where: str, root: Path) -> Video:
         return Video(name, path, fault=f"{where}: {error}")
 
 
-def _refuse_shared_names(videos: list[Video]) -> list[Video]:
+def _number(row: dict[str, str | None], column: str) -> float:
+    try:
+        return float(row[column] or "")
+    except ValueError as error:
+        raise ValueError(f"{column} is a number; got {row[column]!r}") from error
+
+
+def _refuse_names(videos: list[Video]) -> list[Video]:
     paths = defaultdict(list)
     for item in videos:
         paths[item.name].append(item.path)
-    return [_with_name_fault(item, paths[item.name]) for item in videos]
+    return [dataclasses.replace(item, fault=item.fault or _name_fault(item.name, paths[item.name])) for item in videos]
 
 
-def _with_name_fault(item: Video, paths: list[Path]) -> Video:
-    if not item.name:
-        return dataclasses.replace(item, fault="the file's name begins with a dot, which leaves no name for its features")
+def _name_fault(name: str, paths: list[Path]) -> str:
+    """Why features can't have this name, which the files share; empty when they can."""
+    if not name:
+        return "the file's name begins with a dot, which leaves no name for its features"
+    if name != name.encode(errors="replace").decode():
+        return "the file's name is not UTF-8, as the names of features are; rename it"
+    distinct = dict.fromkeys(map(str, paths))
+    if len(distinct) > 1:
+        return f"{len(distinct)} videos share the name {name!r}: {', '.join(distinct)}"
     if len(paths) > 1:
-        return dataclasses.replace(
-            item, fault=f"{len(paths)} videos share the name {item.name!r}: {', '.join(map(str, paths))}"
-        )
-    return item
+        return f"listed {len(paths)} times; a video has one row"
+    return ""

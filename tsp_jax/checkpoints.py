@@ -143,7 +143,7 @@ def weights_sha256(variables: functional.Variables) -> str:
     for key, leaf in flatten(variables).items():
         array = np.ascontiguousarray(leaf)
         digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()
 
 

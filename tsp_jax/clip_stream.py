@@ -56,7 +56,8 @@ class ClipStream:
 
     def __init__(self, videos: Sequence[annotations.Video], geometry: clips.ClipGeometry, decoder: video.Decoder, workers: int):
         self.decode_sec = 0.0
-        self._videos, self._geometry, self._decoder = videos, geometry, decoder
+        self._videos, self._geometry = videos, geometry
+        self._decoder: video.Decoder = decoder
         self._jobs = collections.deque(range(len(videos)))  # popleft is atomic
         self._messages: queue.Queue[Message | Exception] = queue.Queue(_QUEUED_MESSAGES)
         self._stop, self._clock = threading.Event(), threading.Lock()
@@ -166,9 +167,9 @@ def _assemble(
         kept[number] = transforms.TappedFrame(number, transforms.take_taps(pixels, taps), taps)
         while waiting and plan[waiting[0], -1] <= number:
             row = waiting.popleft()
-            clip = [kept.get(number) for number in plan[row].tolist()]
-            if None not in clip:
-                yield row, tuple(clip)
+            numbers = plan[row].tolist()
+            if all(number in kept for number in numbers):
+                yield row, tuple(kept[number] for number in numbers)
         oldest = plan[waiting[0], 0] if waiting else number + 1
         for passed in [number for number in kept if number < oldest]:
             del kept[passed]

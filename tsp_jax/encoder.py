@@ -4,6 +4,7 @@ import collections
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ AXIS = "data"
 _BATCHES_IN_FLIGHT = 2
 _CPU_CLIPS_AT_ONCE = 4  # a CPU gains nothing from more, and their activations take 300 MB a clip
 
-Result = tuple[Hashable, Float32[np.ndarray, " f"]]
+Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [512]
 
 
 class Encoder:
@@ -42,7 +43,6 @@ class Encoder:
         stride: int,
         dtype: str = "float32",
         batch_size: int = 32,
-        devices: Sequence[jax.Device] | None = None,
     ):
         """Places the weights on the devices; the program is compiled by the first batch.
 
@@ -52,9 +52,8 @@ class Encoder:
           stride: frames from one clip's start to the next's, which tells how much clips overlap.
           dtype: of the computation, a key of `DTYPES`.
           batch_size: clips in a batch, for each device.
-          devices: all local ones when absent.
         """
-        devices = jax.local_devices() if devices is None else list(devices)
+        devices = jax.local_devices()
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
         slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
@@ -66,11 +65,11 @@ class Encoder:
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)
         self._frames = jax.device_put(jnp.zeros(shape, DTYPES[dtype]), self._split)
-        self._in_flight: collections.deque[tuple[list[list[Hashable]], Array]] = collections.deque()
+        self._in_flight: collections.deque[tuple[list[list[Any]], Array]] = collections.deque()
         self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
         self._busy_since = 0.0
 
-    def add(self, tag: Hashable, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
+    def add(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
         """Takes a clip; returns results that have come back since, each with the tag that its clip was given.
 
         Args:
@@ -138,7 +137,7 @@ class _Lane:
         self._column_weight = np.zeros((self.slots, transforms.CROP[1]), np.float32)
         self._index = np.zeros((self.batch_size, self.clip_len), np.int32)
 
-    def take(self, tag: Hashable, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> bool:
+    def take(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> bool:
         """Whether there was room for the clip."""
         keys = [(video, frame.number) for frame in frames]
         missing = {

@@ -257,17 +257,19 @@ def extract(
 
 @dataclasses.dataclass(eq=False)
 class _Progress:
-    """A video on its way: what was planned, how many clips went to the encoder, the rows that came back."""
+    """A video on its way: what was planned, how many clips went to the encoder, the rows that came back, how it ended."""
 
     job: int
-    opened: clip_stream.Opened | None = None
-    closed: clip_stream.Closed | None = None
+    num_planned: int = 0
+    attributes: features.Attributes = dataclasses.field(default_factory=dict)
     sent: int = 0
     rows: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    closed: bool = False
+    reason: str = ""
 
     @property
     def finished(self) -> bool:
-        return self.closed is not None and len(self.rows) == self.sent
+        return self.closed and len(self.rows) == self.sent
 
 
 def _extract_new(
@@ -299,9 +301,9 @@ def _extract_new(
                 writer.commit(item.name, *_dataset(video))
                 summary.videos += 1
                 summary.clips += len(video.rows)
-            if video.closed.reason:
-                summary.failures.append(Failure(str(item.path), video.closed.reason, len(video.rows)))
-                bar.write(f"{item.path}: {video.closed.reason} ({len(video.rows)} clips kept)", file=sys.stderr)
+            if video.reason:
+                summary.failures.append(Failure(str(item.path), video.reason, len(video.rows)))
+                bar.write(f"{item.path}: {video.reason} ({len(video.rows)} clips kept)", file=sys.stderr)
                 summary.stopped = stop_on_error
 
         def receive(results: list[encoder.Result]) -> None:
@@ -309,7 +311,7 @@ def _extract_new(
                 video.rows[row] = vector
             for video in {video for (video, _), _ in results}:
                 settle(video)
-            partly = sum(len(video.rows) / video.opened.num_planned for video in progress.values() if video.rows)
+            partly = sum(len(video.rows) / video.num_planned for video in progress.values() if video.rows)
             clips_back = summary.clips + sum(len(video.rows) for video in progress.values())
             bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
             bar.update(len(todo) - len(progress) + partly - bar.n)
@@ -319,14 +321,15 @@ def _extract_new(
             match message:
                 case clip_stream.Opened():
                     # Takes the place of an earlier plan, whose rows then belong to nobody.
-                    progress[message.job] = _Progress(message.job, message)
+                    progress[message.job] = _Progress(message.job, message.num_planned, message.attributes)
                     for note in message.notes:
                         bar.write(f"note: {todo[message.job].path}: {note}", file=sys.stderr)
                 case clip_stream.Clip():
                     video.sent += 1
                     receive(model.add((video, message.row), video, message.frames))
                 case clip_stream.Closed():
-                    video.closed = message
+                    video.closed, video.reason = True, message.reason
+                    video.attributes["frames_decoded"] = message.frames_decoded
                     summary.frames_decoded += message.frames_decoded
                     settle(video)
             if summary.stopped:
@@ -341,11 +344,10 @@ def _dataset(video: _Progress) -> tuple[np.ndarray, features.Attributes]:
     breaks = np.flatnonzero(np.diff(rows) > 1)
     ranges = np.stack([rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)] + 1], axis=1)
     attributes = {
-        **video.opened.attributes,
+        **video.attributes,
         "clips": len(rows),
         "clip_ranges": ranges,  # the planned clips that the rows are: [first, past the last), all of them when undamaged
-        "frames_decoded": video.closed.frames_decoded,
-        "damage": video.closed.reason,
+        "damage": video.reason,
     }
     return np.stack([video.rows[row] for row in rows.tolist()]), attributes
 

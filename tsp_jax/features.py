@@ -8,13 +8,17 @@ last step joins them into FILE.h5 at once. So a killed run loses no finished vid
 import argparse
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
+import io
+import itertools
+import math
 import os
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +31,10 @@ FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)
 _MAX_GZIP_RATIO = 1100  # deflate packs at most 1032 to 1; a header that claims more is a lie
 _CHUNK_BYTES = 1 << 19
+# HDF5 1.10's format (2016): unlike the older default it has checksums, and room for attributes of more than 64 kB.
+_HDF5_VERSIONS = ("v110", "v110")
+# What h5py raises on damaged files, by where the damage lies.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 # The attributes that make features comparable; names and versions may differ.
 _IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256")
 
@@ -58,10 +66,11 @@ def read(path: str | Path, name: str) -> VideoFeatures:
     Raises:
       FeatureFileError: the file or the video is not there, or is no feature data.
     """
-    with _open(Path(path)) as file:
-        if name not in file:
+    path = Path(path)
+    with _reading(path) as file:
+        if "/" in name or file.get(name, getlink=True) is None:
             raise FeatureFileError(f"{path} has no video {name!r}; `python -m tsp_jax.features info {path}` lists them")
-        dataset = _checked(file, name, Path(path))
+        dataset = _checked(file, name, path)
         return VideoFeatures(name, dataset[()], _attributes(dataset))
 
 
@@ -71,8 +80,8 @@ def names(path: str | Path) -> list[str]:
     Raises:
       FeatureFileError: the file is not there or is no feature file.
     """
-    with _open(Path(path)) as file:
-        return sorted(file)
+    with _reading(Path(path)) as file:
+        return _names(file)
 
 
 class Writer:
@@ -98,21 +107,23 @@ class Writer:
         """
         self.output = Path(output)
         self.run = dict(run)
-        self._parts = self.output.with_name(self.output.name + ".parts")
+        self._parts = _parts_folder(self.output)
         if self.output.is_dir():
             raise FeatureFileError(f"{self.output} is a folder; name a file, such as {self.output / 'features.h5'}")
         try:
             self._lock = _lock(self._parts)
         except OSError as error:
-            raise FeatureFileError(f"{self.output} can't be written: {error.strerror}") from error
+            raise FeatureFileError(f"{self.output} can't be written: {error.strerror} ({error.filename})") from error
         try:
             if overwrite:
                 self.output.unlink(missing_ok=True)
                 for part in self._parts.glob("*.h5*"):
                     part.unlink()
-            self.done = self._read_done()
+            self.done: dict[str, Attributes] = {}
+            self._owner: dict[str, Path] = {}  # the file that holds each video of `done`
+            self._read_done()
         except BaseException:
-            self._lock.close()
+            _unlock(self._parts, self._lock)
             raise
 
     def __enter__(self) -> "Writer":
@@ -123,67 +134,74 @@ class Writer:
             if kind is None:
                 self._join()
         finally:
-            self._lock.close()
+            _unlock(self._parts, self._lock)
 
     def commit(self, name: str, features: Float32[np.ndarray, "n f"], attributes: Attributes) -> None:
         """Keeps one video, durably; after this returns, no kill loses it."""
         part = self._parts / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.h5"
-        with _replacing(part) as temporary, h5py.File(temporary, "w") as file:
-            rows = max(1, min(len(features), _CHUNK_BYTES // max(1, features.shape[1] * FEATURE_DTYPE.itemsize)))
-            dataset = file.create_dataset(
-                name, data=features.astype(FEATURE_DTYPE), chunks=(rows, features.shape[1]), compression="gzip"
-            )
-            for key, value in {**self.run, **attributes}.items():
-                dataset.attrs[key] = value
-        self.done[name] = {**self.run, **attributes}
+        attributes = {**self.run, **attributes}
+        with _replacing(part) as temporary:
+            temporary.write_bytes(_packed(name, features, attributes))
+        self.done[name], self._owner[name] = attributes, part
 
-    def _read_done(self) -> dict[str, Attributes]:
-        done = {}
-        for path in _existing(self.output, *sorted(self._parts.glob("*.h5"))):
+    def _read_done(self) -> None:
+        for path in [self.output, *sorted(self._parts.glob("*.h5"))]:
+            if not path.exists():
+                continue
+            found = {}
             try:
-                with _open(path) as file:
-                    found = {name: _attributes(_checked(file, name, path)) for name in file}
+                with _reading(path) as file:
+                    for name in _names(file):
+                        dataset = _checked(file, name, path)
+                        found[name] = _attributes(dataset)
+                        if path != self.output:
+                            dataset[()]  # unpacks all, for the sake of gzip's checksums
             except FeatureFileError:
                 if path == self.output:
                     raise
                 path.unlink()  # a part that a failing disk spoiled: its video is done again
                 continue
             for name, attributes in found.items():
-                _check_same_run(self.run, attributes, f"{self.output} (video {name!r})")
-            done.update(found)
-        return done
+                where, remedy = f"{self.output} (video {name!r})", "name another --output, or pass --overwrite"
+                _check_same_run(self.run, "asked for", attributes, where, remedy)
+                self.done[name], self._owner[name] = attributes, path
 
     def _join(self) -> None:
-        parts = sorted(self._parts.glob("*.h5"))
-        if parts or not self.output.exists():
-            _write_joined(_existing(*parts, self.output), self.output, self.run)
-        shutil.rmtree(self._parts)
+        if not self.output.exists() or set(self._owner.values()) - {self.output}:
+            _write_joined(self._owner, self.output, self.run)
+        for part in self._parts.glob("*.h5*"):
+            part.unlink()
 
 
 def merge(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> int:
     """Joins feature files of one kind of run, such as shards, into one; the number of its videos.
 
+    The output may be one of the inputs.
+
     Raises:
-      FeatureFileError: a video stands in two of them, or they were made by different runs.
+      FeatureFileError: a video stands in two of them, they were made by different runs, or one of the files isn't finished.
       FileExistsError: the output exists and `overwrite` is false.
     """
     output = Path(output)
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; name another file or pass --overwrite")
+    for path in [*inputs, output]:
+        _check_finished(Path(path))
     owner: dict[str, Path] = {}
-    run: Attributes | None = None
+    first, run = Path(), None
     for path in map(Path, inputs):
-        with _open(path) as file:
-            attributes = _attributes(file)
-            attributes.pop("format_version", None)
-            for name in file:
-                _checked(file, name, path)
+        with _reading(path) as file:
+            videos = _names(file)
+            found = [_attributes(file), *(_attributes(_checked(file, name, path)) for name in videos)]
+            for name in videos:
                 if name in owner:
                     raise FeatureFileError(f"video {name!r} stands in both {owner[name]} and {path}; drop it from one")
                 owner[name] = path
-        run = attributes if run is None else run
-        _check_same_run(run, attributes, str(path))
-    _write_joined([Path(path) for path in inputs], output, run or {})
+        if run is None:
+            first, run = path, found[0]
+        for attributes in found:
+            _check_same_run(run, f"in {first}", attributes, str(path), "only features of one kind of run can be joined")
+    _write_joined(owner, output, run or {})
     return len(owner)
 
 
@@ -210,46 +228,62 @@ def info(path: str | Path, stream: TextIO) -> None:
       FeatureFileError: the file is no feature file.
     """
     path = Path(path)
-    parts = path.with_name(path.name + ".parts")
-    if not path.exists() and parts.is_dir():
-        count = len(list(parts.glob("*.h5")))
-        print(f"{path}: not finished; {count} videos lie in {parts}. The same command again goes on.", file=stream)
-        return
-    with _open(path) as file:
-        run = _attributes(file)
-        print(f"{path}: {len(file)} videos, {path.stat().st_size / 1e6:.1f} MB", file=stream)
-        for key, value in sorted(run.items()):
-            print(f"  {key}: {value}", file=stream)
-        width = max([len(name) for name in file] + [5])
-        print(f"{'video':{width}}  {'clips':>6}  {'fps':>7}  {'frames':>7}  notes", file=stream)
-        for name in sorted(file):
+    unfinished = _unfinished(path)
+    if unfinished:
+        where = f"{unfinished} videos lie in {_parts_folder(path)}"
+        print(f"{path}: not finished; {where}. The same command again goes on.", file=stream)
+        if not path.exists():
+            return
+    with _reading(path) as file:
+        videos = _names(file)
+        lines = [f"{path}: {len(videos)} videos, {path.stat().st_size / 1e6:.1f} MB"]
+        lines += [f"  {key}: {value}" for key, value in sorted(_attributes(file).items())]
+        width = max([len(name) for name in videos] + [5])
+        lines += [f"{'video':{width}}  {'clips':>6}  {'fps':>7}  {'frames':>7}  notes"]
+        for name in videos:
             dataset = _checked(file, name, path)
-            own = dataset.attrs
-            fps, frames = float(own.get("fps", np.nan)), int(own.get("frames", -1))
-            print(f"{name:{width}}  {len(dataset):6}  {fps:7.3f}  {frames:7}  {own.get('damage', '')}", file=stream)
+            own = _attributes(dataset)
+            fps, frames = float(own.get("fps", math.nan)), int(own.get("frames", -1))
+            lines += [f"{name:{width}}  {len(dataset):6}  {fps:7.3f}  {frames:7}  {own.get('damage', '')}"]
+    for line in lines:
+        print(line, file=stream)
 
 
-def _open(path: Path) -> h5py.File:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """The file, open. What h5py finds wrong with it within the block, which is to do nothing else, is a FeatureFileError."""
     if not path.is_file():
         raise FeatureFileError(f"{path}: no such file; expected an HDF5 file of features")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise FeatureFileError(f"{path}: not an HDF5 file, or a damaged one; remove it or name another") from error
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("format_version", FORMAT_VERSION)
+            if version != FORMAT_VERSION:
+                raise FeatureFileError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: another is needed")
+            yield file
+    except _DAMAGE as error:
+        raise FeatureFileError(f"{path}: no file of features, or a damaged one ({error}); make it anew") from error
+
+
+def _names(file: h5py.File) -> list[str]:
+    return sorted(map(str, file))
 
 
 def _checked(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """The dataset, when it is one of features and no larger than its bytes on disk can hold."""
-    try:
-        # A soft or external link could lead to another file.
-        dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != FEATURE_DTYPE or dataset.ndim != 2:
-            raise FeatureFileError(f"{path}: {name!r} is not a float32 [n_clips, width] dataset; not a file of features")
-        stored = dataset.id.get_storage_size()
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise FeatureFileError(f"{path}: {name!r} can't be read ({error}); the file is damaged") from error
-    if dataset.nbytes > _MAX_GZIP_RATIO * stored:
-        raise FeatureFileError(f"{path}: {name!r} claims {dataset.nbytes} bytes but stores {stored}; the file is damaged")
+    """The dataset, when it is one of features, all in this file, and no larger than its bytes on disk can hold."""
+    # The link is looked at before it is followed: it could lead to another file.
+    plain = "/" not in name and isinstance(file.get(name, getlink=True), h5py.HardLink)
+    dataset = file[name] if plain else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != FEATURE_DTYPE or dataset.ndim != 2:
+        raise FeatureFileError(f"{path}: {name!r} is not a float32 [n_clips, width] dataset; not a file of features")
+    created = dataset.id.get_create_plist()
+    filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
+    # Only chunks are sure to lie in this file; other filters are other decoders to trust.
+    if dataset.chunks is None or np.any(np.array(dataset.chunks) > dataset.shape) or filters != [h5py.h5z.FILTER_DEFLATE]:
+        raise FeatureFileError(f"{path}: {name!r} is not stored in gzip's chunks; not a file of features")
+    claimed = math.prod(dataset.shape) * FEATURE_DTYPE.itemsize
+    stored = min(dataset.id.get_storage_size(), path.stat().st_size)
+    if claimed > _MAX_GZIP_RATIO * stored:
+        raise FeatureFileError(f"{path}: {name!r} claims {claimed} bytes but stores {stored}; the file is damaged")
     return dataset
 
 
@@ -257,29 +291,67 @@ def _attributes(item: h5py.File | h5py.Dataset) -> Attributes:
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in item.attrs.items()}
 
 
-def _check_same_run(expected: Attributes, found: Attributes, where: str) -> None:
+def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: str, remedy: str) -> None:
     different = [
-        f"{key}: {found.get(key, 'absent')} there, {expected.get(key, 'absent')} asked for"
+        f"{key}: {found.get(key, 'absent')} there, {expected.get(key, 'absent')} {whose}"
         for key in _IDENTITY
-        if found.get(key) != expected.get(key)
+        if not np.array_equal(found.get(key), expected.get(key))  # type: ignore (any value, from any file)
     ]
     if different:
+        raise FeatureFileError(f"{where} was made otherwise:\n  " + "\n  ".join(different) + f"\n{remedy}")
+
+
+def _parts_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".parts")
+
+
+def _unfinished(output: Path) -> int:
+    """How many videos wait to be joined into an output."""
+    return len(list(_parts_folder(output).glob("*.h5")))
+
+
+def _check_finished(output: Path) -> None:
+    if _unfinished(output):
         raise FeatureFileError(
-            f"{where} was made otherwise:\n  " + "\n  ".join(different) + "\nname another --output, or pass --overwrite"
+            f"{output} isn't finished: {_unfinished(output)} videos lie in {_parts_folder(output)}; run the command that "
+            "writes it again first"
         )
 
 
-def _write_joined(inputs: Sequence[Path], output: Path, run: Attributes) -> None:
-    """Writes a file with all datasets of the inputs; of two with one name the first input's."""
-    with _replacing(output) as temporary, h5py.File(temporary, "w") as joined:
-        joined.attrs["format_version"] = FORMAT_VERSION
-        for key, value in run.items():
-            joined.attrs[key] = value
-        for path in inputs:
-            with _open(path) as file:
-                for name in file:
-                    if name not in joined:
-                        file.copy(file[name], joined, name)  # chunks as they are, without unpacking
+def _packed(name: str, features: Float32[np.ndarray, "n f"], attributes: Attributes) -> bytes:
+    """An HDF5 file of one video, made in memory: HDF5 crashes the process when a write fails, as it does on a full disk."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=_HDF5_VERSIONS) as file:
+        rows = max(1, min(len(features), _CHUNK_BYTES // max(1, features.shape[1] * FEATURE_DTYPE.itemsize)))
+        dataset = file.create_dataset(
+            name, data=features.astype(FEATURE_DTYPE), chunks=(rows, features.shape[1]), compression="gzip"
+        )
+        _set_attributes(dataset, attributes)
+    return buffer.getvalue()
+
+
+def _set_attributes(item: h5py.File | h5py.Dataset, attributes: Attributes) -> None:
+    for key, value in sorted(attributes.items()):
+        # A path in a message may hold bytes that are no text.
+        item.attrs[key] = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _write_joined(owner: Mapping[str, Path], output: Path, run: Attributes) -> None:
+    """Writes a file with the named datasets of several; its bytes depend on nothing but them.
+
+    Raises:
+      OSError: the disk has no room for it.
+    """
+    needed, free = sum(path.stat().st_size for path in set(owner.values())), shutil.disk_usage(output.parent).free
+    if needed > free:  # asked first: HDF5 crashes the process when a write fails
+        reason = f"{os.strerror(errno.ENOSPC)}: joining takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        raise OSError(errno.ENOSPC, reason, str(output))
+    with _replacing(output) as temporary, h5py.File(temporary, "w", libver=_HDF5_VERSIONS) as joined:
+        _set_attributes(joined, {**run, "format_version": FORMAT_VERSION})
+        for path, names_there in itertools.groupby(sorted(owner), key=owner.__getitem__):
+            with _reading(path) as file:
+                for name in names_there:
+                    file.copy(_checked(file, name, path), joined, name)  # chunks as they are, without unpacking
 
 
 @contextlib.contextmanager
@@ -312,7 +384,10 @@ def _lock(folder: Path) -> TextIO:
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "a")  # noqa: SIM115 (held until the writer closes it)
+        try:
+            lock = open(folder / "lock", "a")  # noqa: SIM115 (held until `_unlock`)
+        except FileNotFoundError:  # a run that ends has removed the folder since
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -327,8 +402,32 @@ def _lock(folder: Path) -> TextIO:
         lock.close()
 
 
-def _existing(*paths: Path) -> list[Path]:
-    return [path for path in paths if path.exists()]
+def _unlock(folder: Path, lock: TextIO) -> None:
+    """Lets the lock go, and its folder when it holds no part."""
+    if not any(folder.glob("*.h5")):
+        with contextlib.suppress(OSError):  # another run may stand in the folder by now
+            (folder / "lock").unlink()
+            folder.rmdir()
+    lock.close()
+
+
+def write_global_features(path: str | Path, vectors: Mapping[str, Float32[np.ndarray, " f"]], attributes: Attributes) -> None:
+    """Writes one vector a video, whole or not at all: `file[video_name][()]` is float32 [width], gzip, as the original has it.
+
+    Args:
+      path: the HDF5 file.
+      vectors: by the video's name.
+      attributes: how they were made, of the whole file.
+    """
+    buffer = io.BytesIO()  # in memory, as in `_packed`
+    with h5py.File(buffer, "w", libver=_HDF5_VERSIONS) as file:
+        _set_attributes(file, attributes)
+        for name, vector in sorted(vectors.items()):
+            file.create_dataset(
+                name, data=vector.astype(FEATURE_DTYPE), chunks=vector.shape, compression="gzip", compression_opts=9
+            )
+    with _replacing(Path(path)) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -350,6 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--output", required=True, help="a folder")
     command.add_argument("--format", choices=["npy", "pkl"], default="npy", help="pkl: as the original writes them")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal can't show
     try:
         if options.command == "info":
             info(options.file, sys.stdout)

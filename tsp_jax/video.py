@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import heapq
 import itertools
+import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
@@ -193,6 +194,8 @@ class Reader:
                     frames = stream.decode(packet)
                 except av.error.FFmpegError as decoding_error:
                     error = error or _reason(decoding_error)
+                    # The original's read ends here: what the decoder still holds is left out, though it may be intact.
+                    damaged += [decoded_at for decoded_at, _ in awaited.values()]
                 if error:
                     self._note_damage(error)
                     damaged.append(place)
@@ -384,6 +387,10 @@ def _check_decord(video: Scan) -> None:
         wrong.append("AVI's order of frames")
     if video.codec == "av1":
         wrong.append("AV1")
+    if video.codec == "vp8":
+        wrong.append("VP8's hidden frames")
+    if os.fsencode(video.path).decode(errors="replace") != str(video.path):
+        wrong.append("a name that is not UTF-8")
     frame = _first_frame(video.path)
     if frame is not None:
         if frame.colorspace not in _BT601_OR_UNTOLD:

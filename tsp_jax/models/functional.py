@@ -63,7 +63,8 @@ def train(
 @functools.lru_cache
 def _blueprint(config: tsp.ModelConfig) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     model = nnx.eval_shape(lambda: tsp.TSP(config, rngs=nnx.Rngs(0)))
-    return nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graph, params, batch_stats
 
 
 def _module(config: tsp.ModelConfig, variables: Variables) -> tsp.TSP:

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -64,8 +63,9 @@ class TSP(nnx.Module):
             raise ValueError("this model's last head reads a global video feature: pass gvf [b, 512]")
         logits = []
         for name in self.head_names:
-            joined = self.gvf and name == self.head_names[-1]
-            head_input = jnp.concatenate([features, gvf.astype(features.dtype)], axis=-1) if joined else features
+            head_input = features
+            if gvf is not None and self.gvf and name == self.head_names[-1]:
+                head_input = jnp.concatenate([features, gvf.astype(features.dtype)], axis=-1)
             logits.append(getattr(self, name)(head_input))
         return features, tuple(logits)
 
@@ -74,7 +74,7 @@ class Linear(nnx.Module):
     """An affine map; kernel `[in, out]` drawn from normal(0, 0.01), bias 0."""
 
     def __init__(self, width_in: int, width: int, *, rngs: nnx.Rngs):
-        self.weight = nnx.Param(0.01 * jax.random.normal(rngs.params(), (width_in, width), jnp.float32))
+        self.weight = nnx.Param(0.01 * video_resnet.normal(rngs.params(), (width_in, width)))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b c2"]:

@@ -6,6 +6,7 @@ joined by dots is its state-dict key.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -96,7 +97,7 @@ class BasicBlock(nnx.Module):
         self.conv2 = Seq(make_conv(conv, width, middle2, width, 1, norm, rngs=rngs), norm(width))
         self.reshapes = stride != 1 or width_in != width
         if self.reshapes:
-            self.downsample = Seq(Conv(width_in, width, (1, 1, 1), (stride,) * 3, rngs=rngs), norm(width))
+            self.downsample = Seq(Conv(width_in, width, (1, 1, 1), (stride, stride, stride), rngs=rngs), norm(width))
 
     def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
         y = self.conv2(self.conv1(x, train=train), train=train)
@@ -121,7 +122,7 @@ def make_conv(
 ) -> nnx.Module:
     """One 3x3x3 convolution, whole or split in space and time."""
     if kind == "r3d":
-        return Conv(width_in, width, (3, 3, 3), (stride,) * 3, rngs=rngs)
+        return Conv(width_in, width, (3, 3, 3), (stride, stride, stride), rngs=rngs)
     return Seq(
         Conv(width_in, middle, (1, 3, 3), (1, stride, stride), rngs=rngs),
         norm(middle),
@@ -159,12 +160,17 @@ class Conv(nnx.Module):
     ):
         kt, kh, kw = kernel
         scale = (2.0 / (width * kt * kh * kw)) ** 0.5
-        self.weight = nnx.Param(scale * jax.random.normal(rngs.params(), (kt, kh, kw, width_in, width), jnp.float32))
+        self.weight = nnx.Param(scale * normal(rngs.params(), (kt, kh, kw, width_in, width)))
         self.stride = stride
 
     def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
         del train
         return convolve(x, self.weight[...].astype(x.dtype), self.stride)
+
+
+def normal(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Standard normal draws, float32; flat at first: on a CPU, XLA compiles a draw of five axes ten times slower."""
+    return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
 
 
 def convolve(

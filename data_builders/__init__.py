@@ -1,0 +1,1 @@
+"""Commands that prepare videos and annotations, and the builders that turn both into records."""

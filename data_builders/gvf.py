@@ -1,0 +1,94 @@
+"""Pools each video's clips into its global feature: `python -m data_builders.gvf --features F.h5 --pool max --output G.h5`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tqdm
+from jaxtyping import Float32
+
+from tsp_jax import features
+
+Features = Float32[np.ndarray, "n_clips f"]
+# The mean adds up float32 rows in their order, as numpy does and as the original did.
+POOLS: dict[str, Callable[[Features], Float32[np.ndarray, " f"]]] = {
+    "max": lambda clips: np.max(clips, axis=0),
+    "mean": lambda clips: np.mean(clips, axis=0),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 some videos have no feature, 2 wrong use."""
+    options = _parse(arguments)
+    vectors: dict[str, np.ndarray] = {}
+    failed, damaged = [], []
+    run: features.Attributes = {}
+    try:
+        if Path(options.output).exists() and Path(options.output).samefile(options.features):
+            raise features.FeatureFileError(f"--output {options.output} is the file of --features; name another")
+        for name in tqdm.tqdm(features.names(options.features), "gvf", unit="video", disable=None):
+            item = features.read(options.features, name)
+            run = item.attributes
+            try:
+                vectors[name] = pool(item.features, options.pool)
+            except ValueError as error:
+                failed.append(f"{name}: {error}")
+            if item.attributes.get("damage"):
+                damaged.append(f"{name}: {item.attributes['damage']}")
+        if not vectors:
+            raise features.FeatureFileError(f"{options.features}: no video with features; extract some first")
+    except (features.FeatureFileError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    origin = {key: run[key] for key in ("checkpoint", "checkpoint_sha256", "stride") if key in run}
+    try:
+        features.write_global_features(options.output, vectors, {"pool": options.pool, **origin})
+    except OSError as error:
+        print(f"error: {options.output} can't be written: {error}", file=sys.stderr)
+        return 1
+    for line in damaged:
+        print(f"note: {line}; the feature is of the clips that were read", file=sys.stderr)
+    for line in failed:
+        print(f"left out: {line}", file=sys.stderr)
+    width = len(next(iter(vectors.values())))
+    print(f"{options.output}: {options.pool} over clips of {len(vectors)} videos, {width} numbers each; {len(failed)} left out")
+    if failed:
+        print(f"error: {len(failed)} videos of {options.features} have no global feature", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def pool(clips: Features, how: str) -> Float32[np.ndarray, " f"]:
+    """The global feature of a video: its clips' features pooled.
+
+    Args:
+      clips: features of all its clips.
+      how: a key of POOLS.
+
+    Raises:
+      ValueError: there is no clip, or a number is not finite.
+    """
+    if not len(clips):
+        raise ValueError("no clips; the video is shorter than one")
+    vector = POOLS[how](clips)
+    if not np.all(np.isfinite(vector)):
+        raise ValueError("a feature is not finite; extract the video again")
+    return vector
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_builders.gvf",
+        description="Pools the features of each video's clips into one global video feature (GVF), in an HDF5 file by name.",
+        epilog="example: python -m data_builders.gvf --features features.h5 --pool max --output max_gvf.h5",
+    )
+    add = parser.add_argument
+    add("--features", required=True, help="a file that `python -m tsp_jax.extract` wrote")
+    add("--pool", required=True, choices=list(POOLS), help="the paper's recipes use max; mean is an ablation")
+    add("--output", required=True, help="the HDF5 file to write")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

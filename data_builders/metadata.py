@@ -1,0 +1,139 @@
+"""Measures videos: `python -m data_builders.metadata --videos DIR --output metadata.csv` decodes each and counts its frames."""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from tsp_jax import annotations, segments, video
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 some videos could not be read, 2 wrong use."""
+    options = _parse(arguments)
+    root = Path(options.videos)
+    try:
+        videos = annotations.list_videos(root)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    root = root if root.is_dir() else root.parent
+    measured: list[segments.VideoMetadata] = []
+    damaged, failed = [], []
+    try:
+        with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
+            jobs = pool.map(lambda item: _measure_listed(item, root), videos)
+            for item, result in zip(videos, tqdm.tqdm(jobs, "metadata", len(videos), unit="video", disable=None), strict=True):
+                if isinstance(result, str):
+                    failed.append(f"{item.path}: {result}")
+                    continue
+                measured.append(result.metadata)
+                if result.damage:
+                    damaged.append(f"{item.path}: {result.damage}; {result.metadata.num_frames} frames up to there count")
+    except KeyboardInterrupt:
+        print("interrupted; nothing is written", file=sys.stderr)
+        return 130
+    try:
+        segments.write_metadata(options.output, measured)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in damaged:
+        print(f"note: {line}", file=sys.stderr)
+    for line in failed:
+        print(f"unreadable: {line}", file=sys.stderr)
+    hours = sum(item.video_duration_sec for item in measured) / 3600
+    print(
+        f"{options.output}: {len(measured)} videos, {hours:.2f} hours, {sum(item.num_frames for item in measured)} frames; "
+        f"{len(damaged)} damaged, {len(failed)} unreadable and left out"
+    )
+    if failed:
+        print(f"error: {len(failed)} of {len(videos)} videos can't be read; repair or remove them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A video's metadata, and what stopped the decoder before the end, or nothing."""
+
+    metadata: segments.VideoMetadata
+    damage: str
+
+
+def measure(path: Path, filename: str) -> Measurement:
+    """The metadata of a video file, by decoding it.
+
+    Frames are those that decode before the first error; in an intact file all. The duration is frames / fps, whatever the
+    container says.
+
+    Args:
+      path: the file.
+      filename: what the metadata calls it.
+
+    Raises:
+      VideoError: it is missing, no video, or has no frame that decodes.
+    Source: TSP's released metadata; fps is the stream's average rate.
+    """
+    scan = video.scan(path)
+    num_frames, damage = _decoded_frames(scan)
+    if not num_frames:
+        raise video.VideoError(f"no frame decodes: {damage}")
+    fps = scan.timeline.fps
+    return Measurement(segments.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
+
+
+def _decoded_frames(scan: video.Scan) -> tuple[int, str]:
+    """The number of frames that decode before the first error, and what that is, or nothing."""
+    only_last = np.zeros(len(scan.timeline.pts), bool)
+    only_last[-1] = True  # the others need no conversion to RGB
+    reader = video.Reader(scan, only_last)
+    for _ in reader:
+        pass
+    if reader.misdated:  # hidden frames, or two packets a frame
+        return len(video.rescan(scan).timeline.pts), ""
+    # Decoding goes on after an error; the message tells where that was.
+    before_damage = re.fullmatch(r".*after (\d+) frames", reader.damage, re.DOTALL)
+    return (int(before_damage[1]) if before_damage else reader.decoded), reader.damage
+
+
+def _measure_listed(item: annotations.Video, root: Path) -> Measurement | str:
+    """The measurement, or why there is none."""
+    if item.fault:
+        return item.fault
+    try:
+        return measure(item.path, item.path.relative_to(root).as_posix())
+    except (video.VideoError, OSError) as error:
+        return str(error)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_builders.metadata",
+        description="Decodes videos and writes filename, video-duration, fps and video-frames of each as CSV.",
+        epilog="example: python -m data_builders.metadata --videos videos/ --output metadata.csv",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--videos", required=True, help="a folder, searched with its subfolders; file names are relative to it")
+    add("--output", required=True, help="the CSV file")
+    add("--workers", type=positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    return parser.parse_args(arguments)
+
+
+def positive_int(text: str) -> int:
+    """The whole number that a flag's text says, from 1 up, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up; got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

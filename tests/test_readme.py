@@ -1,0 +1,86 @@
+"""Every command of README runs as it stands there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import media
+import pytest
+
+from convert import released
+
+ROOT = Path(__file__).parents[1]
+MAKE = {"make demo", "make test"}  # `make test` is what runs this; `make demo` is run below
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's reader has: model.pth, a folder of videos."""
+    torch = pytest.importorskip("torch")
+    torch_reference = pytest.importorskip("torch_reference")
+    folder = tmp_path_factory.mktemp("reader")
+    torch.manual_seed(0)
+    torch.save({"model": torch_reference.build("r3d_18", (200, 2), gvf=True).state_dict()}, folder / "model.pth")
+    (folder / "videos").mkdir()
+    for name in ["one", "two"]:
+        media.write(folder / "videos" / f"{name}.mp4", frames=40)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TSP_JAX_CACHE": str(folder / "cache"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",  # offline, wherever this runs
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    command = [sys.executable if part == "python" else part for part in command]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_commands_run_in_their_order(folder: Path):
+    commands = [line.split() for block in blocks("sh") for line in block.strip().splitlines()]
+    assert len(commands) >= 9
+    for command in commands:
+        result = run(command, folder)
+        named = [released.RELEASED[part] for part in command if part in released.RELEASED]
+        if named:  # can't be fetched here: the message says from where, and where to put it
+            assert result.returncode == 2, result.stderr
+            assert named[0].url in result.stderr and str(folder / "cache") in result.stderr
+            assert "Traceback" not in result.stderr
+        else:
+            assert result.returncode == 0, (command, result.stdout, result.stderr)
+    for block in blocks("python"):
+        shown = run(["python", "-c", block], folder)
+        assert "one (1, 512) 30.0" in shown.stdout, shown.stderr
+    assert sorted(path.name for path in (folder / "per_video").iterdir()) == ["one.pkl", "two.pkl"]
+
+
+@pytest.mark.slow
+def test_the_demos_commands_run(tmp_path: Path):
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
+    assert recipe
+    commands = [line.split()[1:] for line in recipe[1].splitlines()]
+    assert commands
+    for command in commands:
+        result = run(["python", *command], tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert "circling_2" in result.stdout
+    shutil.rmtree(tmp_path / "demo")
+
+
+def test_other_blocks_are_the_two_commands():
+    lines = [line.split("#")[0].strip() for block in blocks("") for line in block.strip().splitlines()]
+    assert set(lines) == MAKE

@@ -1,0 +1,322 @@
+"""Annotated segments of videos: the ground-truth CSV, the metadata CSV and the label mappings, read strictly, written whole."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TextIO, TypeVar
+
+ACTION = "Action"
+NO_ACTION = "No action"
+TEMPORAL_REGIONS = (ACTION, NO_ACTION)  # in the order of their class numbers
+_MAX_FAULTS_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoMetadata:
+    """What the metadata CSV knows of a video.
+
+    Attributes:
+      filename: of the video, below the folder of videos.
+      video_duration_sec: num_frames / fps.
+      fps: frames a second, on average.
+      num_frames: frames as decoded.
+    """
+
+    filename: str
+    video_duration_sec: float
+    fps: float
+    num_frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A row of the ground truth: a part of a video, as annotated; it may leave the video, and is then to be clamped.
+
+    Attributes:
+      video_name: the file's name up to its first dot.
+      start_sec: where the segment begins.
+      end_sec: where it ends, itself excluded.
+      action_label: the class; empty where there is no action.
+      video_duration_sec: of the whole video.
+      filename: of the video, below the folder of videos.
+      fps: frames a second of the video, on average.
+      num_frames: of the whole video.
+      temporal_region: one of TEMPORAL_REGIONS.
+    """
+
+    video_name: str
+    start_sec: float
+    end_sec: float
+    action_label: str
+    video_duration_sec: float
+    filename: str
+    fps: float
+    num_frames: int
+    temporal_region: str
+
+
+T = TypeVar("T", VideoMetadata, Segment)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(Generic[T]):
+    """A line of a CSV file: what it says, or why that can't be used.
+
+    Attributes:
+      line: its number in the file; that of its last line when a quoted field holds line breaks.
+      value: what it says; None when something is wrong with it.
+      faults: what is wrong with it, each with the column, its text and the remedy.
+    """
+
+    line: int
+    value: T | None
+    faults: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """A line of a CSV file as text by column; `fault` says when it has too few or too many fields, and is empty otherwise."""
+
+    line: int
+    fields: dict[str, str]
+    fault: str
+
+
+def read_groundtruth(path: str | Path) -> list[Segment]:
+    """The segments of a ground-truth CSV, in its order.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a column is missing or a field can't be read; the message names the lines.
+    """
+    return _values(Path(path), read_groundtruth_rows(path), "python -m data_builders.validate")
+
+
+def read_groundtruth_rows(path: str | Path) -> list[Row[Segment]]:
+    """The rows of a ground-truth CSV with their line numbers and faults.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a column is missing, or it is no CSV of text.
+    """
+    return [_parse(row, Segment, _GROUNDTRUTH) for row in read_table(path, tuple(_GROUNDTRUTH))]
+
+
+def write_groundtruth(path: str | Path, segments: Iterable[Segment]) -> None:
+    """Writes a ground-truth CSV, whole or not at all; numbers keep all their digits."""
+    write_table(path, tuple(_GROUNDTRUTH), map(dataclasses.astuple, segments))
+
+
+def read_metadata(path: str | Path) -> list[VideoMetadata]:
+    """The videos of a metadata CSV, in its order.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a column is missing or a field can't be read; the message names the lines.
+    """
+    rows = [_parse(row, VideoMetadata, _METADATA) for row in read_table(path, tuple(_METADATA))]
+    return _values(Path(path), rows, "python -m data_builders.metadata writes such files")
+
+
+def write_metadata(path: str | Path, videos: Iterable[VideoMetadata]) -> None:
+    """Writes a metadata CSV, whole or not at all; numbers keep all their digits."""
+    write_table(path, tuple(_METADATA), map(dataclasses.astuple, videos))
+
+
+def read_label_mapping(path: str | Path) -> list[str]:
+    """The labels of a mapping, whose places in the list are their class numbers.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a JSON list of distinct names.
+    """
+    path = Path(path)
+    expected = 'expected a JSON list of label names, such as ["Action", "No action"]'
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; {expected}") from error
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
+    if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
+        raise ValueError(f"{path}: {expected}, found {json.dumps(labels)[:60]}")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"{path}: {', '.join(repeated)} stand in it twice; a label has one class number")
+    return labels
+
+
+def write_label_mapping(path: str | Path, labels: Sequence[str]) -> None:
+    """Writes a mapping, a label a line as the released ones have it, whole or not at all."""
+    lines = ",\n ".join(json.dumps(label, ensure_ascii=False) for label in labels)
+    with _replacing(Path(path)) as temporary:
+        temporary.write_text(f"[{lines}]", encoding="utf-8")
+
+
+def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
+    """The lines of a CSV file below its header.
+
+    Args:
+      path: the file.
+      columns: those that it must have; others are kept too.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a column is missing, or it is no CSV of text.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, [])
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise ValueError(
+                    f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; "
+                    f"found {', '.join(header) or 'an empty file'}"
+                )
+            repeated = [column for column in columns if header.count(column) > 1]
+            if repeated:
+                raise ValueError(f"{path}: {', '.join(repeated)} heads two columns; leave one")
+            return [_table_row(reader.line_num, header, fields) for fields in reader if fields]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; expected a CSV of {', '.join(columns)}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV of text ({error})") from error
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV file, whole or not at all."""
+    with _replacing(Path(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(_PlainLineEnds(stream))
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def parse_number(text: str) -> float:
+    """The number that a text says.
+
+    Raises:
+      ValueError: it says none, or none that is finite.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("expected a number")
+    return number
+
+
+def refuse(path: Path, faults: Sequence[str], remedy: str) -> None:
+    """Raises one error for all faults, when there are any.
+
+    Args:
+      path: the file that they stand in.
+      faults: each beginning with its place in the file.
+      remedy: what to do when there are more than the message shows.
+
+    Raises:
+      ValueError: there are faults; the message shows the first ten.
+    """
+    if faults:
+        more = f"\n  and {len(faults) - _MAX_FAULTS_SHOWN} more; {remedy}" if len(faults) > _MAX_FAULTS_SHOWN else ""
+        raise ValueError(f"{path}:\n  " + "\n  ".join(faults[:_MAX_FAULTS_SHOWN]) + more)
+
+
+def _positive(text: str) -> float:
+    number = parse_number(text)
+    if number <= 0:
+        raise ValueError("expected a number above 0")
+    return number
+
+
+def _count(text: str) -> int:
+    number = parse_number(text)
+    if not (number.is_integer() and number > 0):
+        raise ValueError("expected a whole number above 0")
+    return int(number)
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError("expected a name")
+    return text
+
+
+def _temporal_region(text: str) -> str:
+    if text not in TEMPORAL_REGIONS:
+        raise ValueError(f"expected {' or '.join(map(repr, TEMPORAL_REGIONS))}")
+    return text
+
+
+# Column: field of the dataclass, what reads it. In the order of the columns, which is that of the fields.
+_METADATA: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "filename": ("filename", _name),
+    "video-duration": ("video_duration_sec", _positive),
+    "fps": ("fps", _positive),
+    "video-frames": ("num_frames", _count),
+}
+_GROUNDTRUTH: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "video-name": ("video_name", _name),
+    "t-start": ("start_sec", parse_number),
+    "t-end": ("end_sec", parse_number),
+    "action-label": ("action_label", str),
+    "video-duration": _METADATA["video-duration"],
+    "filename": _METADATA["filename"],
+    "fps": _METADATA["fps"],
+    "video-frames": _METADATA["video-frames"],
+    "temporal-region-label": ("temporal_region", _temporal_region),
+}
+
+
+def _parse(row: TableRow, kind: type[T], columns: Mapping[str, tuple[str, Callable[[str], Any]]]) -> Row[T]:
+    if row.fault:
+        return Row(row.line, None, (row.fault,))
+    values, faults = {}, []
+    for column, (field, read) in columns.items():
+        try:
+            values[field] = read(row.fields[column])
+        except ValueError as error:
+            faults.append(f"{column} {row.fields[column]!r}: {error}")
+    return Row(row.line, None if faults else kind(**values), tuple(faults))
+
+
+def _values(path: Path, rows: Sequence[Row[T]], remedy: str) -> list[T]:
+    refuse(path, [f"line {row.line}: {fault}" for row in rows for fault in row.faults], remedy)
+    return [row.value for row in rows if row.value is not None]
+
+
+def _table_row(line: int, header: Sequence[str], fields: Sequence[str]) -> TableRow:
+    fault = ""
+    if len(fields) != len(header):
+        fault = f"expected {len(header)} fields as in the header, found {len(fields)}; quote a field that holds a comma"
+    return TableRow(line, dict(zip(header, fields, strict=False)), fault)
+
+
+class _PlainLineEnds:
+    """A text stream for a csv.writer, which with a plain line end of its own would leave a carriage return unquoted."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
