@@ -5,6 +5,7 @@ videos/. The original ran on PyTorch; its checkpoints are written anew from thei
 """
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,8 @@ def compare(shared: Path, scratch: Path, backbone: str, stride: int, names: list
             (videos / path.name).symlink_to(path.resolve())
     for dtype in ("float32", "bfloat16"):
         flags = ["--stride", str(stride), "--dtype", dtype, "--output", str(videos / f"{dtype}.h5")]
-        extract.main(["--checkpoint", str(checkpoint), "--videos", str(videos), *flags])
+        with contextlib.redirect_stdout(sys.stderr):
+            extract.main(["--checkpoint", str(checkpoint), "--videos", str(videos), *flags])
     rows = []
     with np.load(shared / "reference" / "features.npz") as reference:
         for name in names:

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import media
 import pytest
 
+import media
 from convert import released
 
 ROOT = Path(__file__).parents[1]

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import av
+import av.container
+import av.error
+import av.video.frame
+import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -364,8 +368,9 @@ def _unmarked(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     copy.color_range = frame.color_range
     for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows = np.frombuffer(source, np.uint8).reshape(source.height, source.line_size)
-        target_rows = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)
+        # pyright: a plane is a buffer, which PyAV's stubs leave out
+        rows = np.frombuffer(source, np.uint8).reshape(source.height, source.line_size)  # type: ignore
+        target_rows = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)  # type: ignore
         width = min(source.line_size, target.line_size)
         target_rows[:, :width] = rows[:, :width]
     return copy
