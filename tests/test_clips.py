@@ -1,5 +1,6 @@
 """Tests of the clip geometry, against a simulation of what the original does for each clip."""
 
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -236,3 +237,11 @@ def test_frame_rate_that_is_no_positive_number_is_refused(fps: float) -> None:
 def test_impossible_geometry_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         clips.ClipGeometry(**arguments)
+
+
+def test_metadata_that_claims_too_much_is_refused_before_memory_is_taken() -> None:
+    timeline = clips.Timeline(np.arange(100), Fraction(1, 30), 30.0)
+    with pytest.raises(ValueError, match="more than 2097152"):
+        clips.plan(timeline, clips.ClipGeometry(), num_frames=10**15)
+    with pytest.raises(ValueError, match="more than 2097152"):
+        clips.plan(dataclasses.replace(timeline, fps=1e-9), clips.ClipGeometry())

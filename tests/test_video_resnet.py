@@ -20,7 +20,7 @@ from tsp_jax.models import functional, tsp, video_resnet
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 # No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
 SMALL = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
-# Two programs for the same sums in float64: about 1e-13 was seen, of each array's largest value.
+# Two programs for the same sums in float64: at most 1e-13 was seen, of each array's largest value.
 EXACT = 1e-10
 # Programs that run once: to optimize them takes longer than to run them.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
@@ -138,6 +138,16 @@ def test_batch_norm_in_float32_survives_a_mean_far_from_zero() -> None:
     np.testing.assert_allclose(norm.running_var[...], x.astype(np.float64).var((0, 1, 2, 3), ddof=1), rtol=1e-5)
 
 
+def test_batch_norm_of_bfloat16_takes_its_statistics_in_float32() -> None:
+    x = jnp.asarray(3 + np.random.RandomState(0).standard_normal((2, 8, 8, 8, 3)), jnp.bfloat16)
+    norm = video_resnet.BatchNorm(3, epsilon=1e-5, momentum=1.0)
+    assert norm(x, train=True).dtype == jnp.bfloat16
+    exact = np.asarray(x, np.float64)
+    # bfloat16 has a precision of 4e-3.
+    np.testing.assert_allclose(norm.running_mean[...], exact.mean((0, 1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var[...], exact.var((0, 1, 2, 3), ddof=1), rtol=1e-5)
+
+
 @pytest.mark.torch
 def test_batch_norm_of_one_value_a_channel_gives_its_bias_where_torch_refuses(reference: ModuleType) -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -198,7 +208,7 @@ def test_small_network_trains_as_that_of_torch(reference: ModuleType, x64: None,
     (features.sum() + sum((x**2).sum() for x in logits)).backward()
 
     def loss(params: Any, clips: jax.Array, batch_stats: Any) -> tuple[jax.Array, Any]:
-        outputs = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips, gvf)
+        outputs = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips, jnp.asarray(gvf))
         features, logits, _ = outputs
         return features.sum() + sum((x**2).sum() for x in logits), outputs
 

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from tsp_jax import annotations, clips, containers, transforms, video
 
+_NEVER = np.iinfo(np.int64).max
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
 
 
@@ -121,12 +122,13 @@ def read_video(
     try:
         if item.fault:
             raise video.VideoError(item.fault)
+        void = Opened(job, 0, {}, ())
         scan = video.scan(item.path)
-        misdated = yield from _read_scanned(job, item, scan, geometry, decoder)
-        if misdated:
+        if (yield from _read_scanned(job, item, scan, geometry, decoder)):
             # The packets promised other frames than the decoder gave: the plan is made again from the decoder's.
-            scan = video.rescan(scan)
-            if (yield from _read_scanned(job, item, scan, geometry, decoder)):
+            yield void
+            if (yield from _read_scanned(job, item, video.rescan(scan), geometry, decoder)):
+                yield void
                 raise video.VideoError("the decoder gives other frames each time")
     except (video.VideoError, ValueError) as error:
         yield Closed(job, str(error), 0)
@@ -161,6 +163,7 @@ def _assemble(
 ) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
     """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
     waiting = collections.deque(rows.tolist())
+    oldest_to_come = np.minimum.accumulate(plan[::-1, 0] % _NEVER)[::-1]  # -1, for clips that lack frames, is never
     kept: dict[int, transforms.TappedFrame] = {}
     for number, pixels in frames:
         taps = transforms.centre_taps(*pixels.shape[:2])
@@ -170,7 +173,7 @@ def _assemble(
             numbers = plan[row].tolist()
             if all(number in kept for number in numbers):
                 yield row, tuple(kept[number] for number in numbers)
-        oldest = plan[waiting[0], 0] if waiting else number + 1
+        oldest = oldest_to_come[waiting[0]] if waiting else _NEVER
         for passed in [number for number in kept if number < oldest]:
             del kept[passed]
 
@@ -209,10 +212,11 @@ def _reason(
             f"{unplanned} of {len(plan)} clips find too few frames in their time (an uneven frame rate, or a first frame at "
             f"{first_sec:.2f} s); make the rate constant first, or use --frame_selection uniform"
         )
-    if missing := containers.missing_bytes(scan.path):
+    lost = given < len(plan) - unplanned
+    if (lost or num_frames == len(timeline.pts)) and (missing := containers.missing_bytes(scan.path)):
         reasons.append(f"the file is cut off: its headers promise {missing} more bytes")
-    if damage:
+    if lost and damage:
         reasons.append(f"damaged: {damage}")
-    elif given < len(plan) - unplanned:
+    elif lost:
         reasons.append(f"{scan.codec} frames are missing")
     return "; ".join(reasons)

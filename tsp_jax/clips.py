@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 FrameSelection = Literal["reference", "uniform"]
+MAX_RESAMPLED = 1 << 21  # 38 hours at 15 fps; what metadata claims is not believed beyond, for a plan takes memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,10 @@ class Timeline:
 
 
 def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = None) -> Int64[np.ndarray, "n_clips clip_len"]:
-    """Frame numbers of every clip, ascending along both axes; a row of -1 is a clip for which the video lacks frames.
+    """Frame numbers of every clip, ascending in each; a row of -1 is a clip for which the video lacks frames.
 
-    A frame's number is its rank by timestamp. A video shorter than one clip gives no rows.
+    A frame's number is its rank by timestamp. Clips begin in ascending order too, but that the first may begin later where
+    timestamps are negative. A video shorter than one clip gives no rows.
 
     Args:
       timeline: of the video.
@@ -63,12 +65,17 @@ def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = No
         when absent.
 
     Raises:
-      ValueError: the frame rate is not a positive number.
+      ValueError: the frame rate is not a positive number, or gives more than `MAX_RESAMPLED` frames.
     Source: TSP (Alwassel et al. 2021), released extraction code over torchvision 0.5's read_video. `uniform` differs: it
       leaves out the rounding of start times to timestamps, which moves some clips by a frame.
     """
     fps = check_fps(timeline.fps)
     num_frames = len(timeline.pts) if num_frames is None else num_frames
+    if num_frames * geometry.frame_rate / fps > MAX_RESAMPLED:
+        raise ValueError(
+            f"{num_frames} frames at {fps:g} fps are more than {MAX_RESAMPLED} at {geometry.frame_rate:g} fps; cut the video, "
+            "or mend its metadata"
+        )
     grid = resampled(num_frames, fps, geometry.frame_rate)
     first = np.arange(0, max(len(grid) - geometry.clip_len + 1, 0), geometry.stride)
     if geometry.frame_selection == "uniform":

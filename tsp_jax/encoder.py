@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from tsp_jax import checkpoints, transforms
 from tsp_jax.models import functional, tsp, video_resnet
@@ -26,8 +26,9 @@ Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its featur
 class Encoder:
     """An encoder on all local devices, fed clip by clip; results come back a batch or two later.
 
-    The device holds the frames of the previous batch and of the new one, and a clip is 16 indices into them, so that
-    overlapping clips send a frame once. All shapes are fixed when the encoder is built: one compilation.
+    The device holds the frames of the previous batch and of the new one, and a clip is `clip_len` indices into them, so that
+    overlapping clips send a frame once (where a batch spans at least a clip). All shapes are fixed when the encoder is built:
+    one compilation.
 
     Attributes:
       batches: how many were sent to the devices.
@@ -64,7 +65,7 @@ class Encoder:
         self._lanes = [_Lane(slots, batch_size, clip_len) for _ in devices]
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)
-        self._frames = jax.device_put(jnp.zeros(shape, DTYPES[dtype]), self._split)
+        self._frames = jax.device_put(jnp.zeros(shape, jnp.float32), self._split)
         self._in_flight: collections.deque[tuple[list[list[Any]], Array]] = collections.deque()
         self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
         self._busy_since = 0.0
@@ -166,22 +167,22 @@ def _make_step(config: tsp.ModelConfig, mesh: Mesh, dtype: jnp.dtype, batch_size
 
     def step(
         variables: functional.Variables,
-        previous: Float[Array, "s 112 112 3"],
+        previous: Float32[Array, "s 112 112 3"],
         tapped: UInt8[Array, "s 224 224 3"],
         row_weight: Float32[Array, "s 112"],
         column_weight: Float32[Array, "s 112"],
         index: Int32[Array, "b t"],
         count: Int32[Array, " 1"],
-    ) -> tuple[Float32[Array, "b f"], Float[Array, "s 112 112 3"]]:
-        frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight)).astype(dtype)
+    ) -> tuple[Float32[Array, "b f"], Float32[Array, "s 112 112 3"]]:
+        frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
         pool = jnp.concatenate([previous, frames])
         if at_once == batch_size:
-            return functional.encode(config, variables, pool[index]), frames
+            return functional.encode(config, variables, pool[index], dtype), frames
 
         def encode_some(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
             some = jax.lax.dynamic_slice_in_dim(index, i * at_once, at_once)
             return jax.lax.dynamic_update_slice_in_dim(
-                found, functional.encode(config, variables, pool[some]), i * at_once, axis=0
+                found, functional.encode(config, variables, pool[some], dtype), i * at_once, axis=0
             )
 
         # A batch that is not full costs a CPU what its clips cost.

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import io
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, featu
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use."""
     options = _parse(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)
@@ -120,7 +124,7 @@ def _write_errors(path: Path, failures: list["Failure"]) -> None:
         path.unlink(missing_ok=True)
         return
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         table = csv.writer(stream)
         table.writerow(["video", "reason", "clips_kept"])
         table.writerows([failure.video, failure.reason, failure.clips_kept] for failure in failures)

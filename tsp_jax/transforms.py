@@ -81,8 +81,9 @@ def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
 def _axis_taps(size: int, resized: int, cropped: int) -> tuple[Int64[np.ndarray, " m"], Float32[np.ndarray, " n"]]:
     offset = round((resized - cropped) / 2)  # half to even: columns start at round(29.5) = 30
     out = np.arange(offset, offset + cropped, dtype=np.float32)
-    scale = np.float32(size) / np.float32(resized)
-    source = np.maximum(scale * (out + np.float32(0.5)) - np.float32(0.5), np.float32(0))  # in float32, as torch does
+    scale = float(np.float32(size) / np.float32(resized))
+    # Rounded to float32 once, as by the fused multiply-add that PyTorch's processor has.
+    source = np.maximum(np.float32(scale * (out.astype(np.float64) + 0.5) - 0.5), np.float32(0))
     first = np.minimum(source.astype(np.int64), size - 1)
     second = np.minimum(first + 1, size - 1)
     return np.stack([first, second], axis=1).reshape(-1), (source - first).astype(np.float32)

@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args
 import av
 import av.container
 import av.error
+import av.filter
 import av.video.frame
 import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from tsp_jax import clips
+from tsp_jax import clips, containers
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
@@ -31,6 +32,7 @@ _OPEN_OPTIONS = {
 }
 _MAX_PIXELS = 1 << 26  # a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # a video: 12 days at 60 fps
+_MAX_GAP_SEC = 600  # between two frames; a constant rate fills it
 _BT601_OR_UNTOLD = frozenset({0, 2, 5, 6})  # RGB, unspecified, BT.470 BG, SMPTE 170M
 _REORDER_WINDOW = 17  # one more than the deepest reordering that H.264 and HEVC allow
 
@@ -192,7 +194,7 @@ class Reader:
             damaged: list[int] = []  # places of errors since the last key frame
             for place, (packet, error) in enumerate(_packets(container, stream)):
                 frames: list[av.VideoFrame] = []
-                if packet is not None and not packet.is_discard:
+                if packet is not None:
                     awaited[packet.pts] = place, packet.is_keyframe
                 try:
                     frames = stream.decode(packet)
@@ -212,7 +214,7 @@ class Reader:
                         self._note_damage("the decoder marks a frame as damaged")
                         damaged.append(decoded_at)
                         held = collections.deque(entry for entry in held if entry[0] < decoded_at)
-                    elif is_key and frame.key_frame and frame.pict_type == av.video.frame.PictureType.I:
+                    elif is_key and frame.key_frame:
                         damaged = [error_at for error_at in damaged if error_at >= decoded_at]
                     if decoded_at < min(damaged, default=place + 1):
                         held.append((decoded_at, self.decoded - 1, frame))
@@ -265,6 +267,142 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
     return count
 
 
+def write_repeatable(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: int, *, crf: int = 23) -> int:
+    """Writes as `write` does, the same bytes each time whatever the machine's load; the number of frames.
+
+    Raises:
+      ValueError: there is no frame.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    count = 0
+    try:
+        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            # x264's macroblock tree is not repeatable, and neither is what several threads write.
+            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "mbtree": "0"})
+            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+            for count, pixels in enumerate(frames, start=1):
+                if count == 1:
+                    stream.height, stream.width = pixels.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if not count:
+                raise ValueError(f"{path}: no frames to write")
+            container.mux(stream.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23) -> tuple[int, str]:
+    """Writes a video at a constant rate as an H.264 mp4; the number of frames, and what ended it early, or nothing.
+
+    Frames are those that FFmpeg's filter `fps` chooses, on a grid that starts with the file (with its sound, where that comes
+    first). The picture is turned upright by quarter turns, as the `ffmpeg` command does. Sound is left out. A damaged video
+    ends before its first error, where `python -m data_builders.metadata` ends it too.
+
+    Unlike the command: the first picture is at 0 s, whatever comes before it; pixels become 8-bit 4:2:0, and an odd height or
+    width loses a row or a column, which the command keeps in other layouts and refuses in this one.
+
+    Raises:
+      VideoError: it is missing, no video, has no frame that decodes, or can't be encoded.
+    """
+    scanned = scan(source)
+    count = 0
+    try:
+        with _open(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
+            stream = _video_stream(container)
+            decoded = _UntilDamage(container, stream, scanned)
+            encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
+            encoder.codec_context.thread_count = 1  # several videos are written at once
+            for frame in _at_constant_rate(decoded, stream.time_base or Fraction(1, 90000), fps):
+                if not count:
+                    context = encoder.codec_context
+                    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
+                    context.color_range, context.colorspace = frame.color_range, frame.colorspace
+                    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+                frame.pts, frame.time_base = count, Fraction(1, fps)
+                frame.pict_type = av.video.frame.PictureType.NONE  # else the source's key frames stay such
+                output.mux(encoder.encode(frame))
+                count += 1
+            if not count:
+                raise VideoError(f"no frame decodes: {decoded.damage or 'the decoder gives none'}")
+            output.mux(encoder.encode())
+    except av.error.FFmpegError as error:
+        raise VideoError(f"can't be converted: {_reason(error)}") from error
+    return count, decoded.damage
+
+
+class _UntilDamage:
+    """The frames of a video up to the first error, from the file's start at 0; `damage` is that error, or empty."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, scanned: Scan):
+        self.container, self.stream, self.scanned, self.damage = container, stream, scanned, ""
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        time_base = self.stream.time_base or Fraction(1, 90000)
+        spacing = 1 / (Fraction(self.scanned.timeline.fps).limit_denominator(100_000) * time_base)
+        start = round(Fraction(self.container.start_time or 0, av.time_base) / time_base)
+        last_sec, count = None, 0
+        for packet, error in _packets(self.container, self.stream):
+            frames: list[av.VideoFrame] = []
+            if not error:
+                try:
+                    frames = self.stream.decode(packet)
+                except av.error.FFmpegError as decoding_error:
+                    error = _reason(decoding_error)
+            for frame in frames:
+                pts = frame.pts if self.scanned.dated else round(count * spacing) + start
+                if pts is None:
+                    continue
+                frame_sec = float((pts - start) * time_base)
+                if frame.is_corrupt:
+                    error = error or "the decoder marks a frame as damaged"
+                elif last_sec is not None and frame_sec - last_sec > _MAX_GAP_SEC:
+                    error = error or f"the timestamps leap by {frame_sec - last_sec:.0f} s"
+                elif frame.width * frame.height > _MAX_PIXELS:
+                    error = error or f"a frame of {frame.width}x{frame.height} pixels; at most {_MAX_PIXELS} are read"
+                if error:
+                    break
+                frame.pts, frame.time_base, last_sec = pts - start, time_base, frame_sec
+                frame.duration = frame.duration or max(1, round(spacing))  # tells for how long the last one is shown
+                count += 1
+                yield frame
+            if error:
+                self.damage = f"{error}, after {count} frames"
+                return
+
+
+def _at_constant_rate(frames: Iterable[av.VideoFrame], time_base: Fraction, fps: int) -> Iterator[av.VideoFrame]:
+    """The frames that the filter `fps` chooses, upright, in 8-bit 4:2:0 and of one even size, that of the first."""
+    turns = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}  # display matrices count leftwards
+    graph, first = None, None
+    for frame in itertools.chain(frames, [None]):
+        if frame is not None:
+            pts, duration, turn = frame.pts, frame.duration, frame.rotation % 360
+            wanted = "yuvj420p" if frame.format.name == "yuvj420p" else "yuv420p"
+            if first is not None:
+                wanted = first.format.name
+            size = (first.width, first.height) if first is not None else (frame.width, frame.height)
+            if (frame.width, frame.height, frame.format.name) != (*size, wanted):
+                frame = frame.reformat(*size, format=wanted)
+                frame.pts, frame.time_base, frame.duration = pts, time_base, duration
+            if graph is None:
+                first, graph = frame, av.filter.Graph()
+                chain = [graph.add_buffer(width=size[0], height=size[1], format=frame.format, time_base=time_base)]
+                even = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"
+                for name, _, how in (text.partition("=") for text in [*turns.get(turn, []), even, f"fps=fps={fps}"]):
+                    chain.append(graph.add(name, how or None))
+                graph.link_nodes(*chain, graph.add("buffersink")).configure()
+        if graph is None:
+            return
+        graph.vpush(frame)
+        # It has no more for now, or for good.
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                yield graph.vpull()
+
+
 def _open(path: Path) -> av.container.InputContainer:
     try:
         # An absolute path, for FFmpeg takes what stands before a colon for a protocol.
@@ -289,15 +427,21 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.Packet | None, str]]:
     """The stream's packets, each with what is wrong with it or ""; at the end None, that the decoder may give what it holds."""
-    error = ""
+    held, error = None, ""
     try:
         for packet in container.demux(stream):
             if packet.size:
-                yield packet, "a packet is cut off" if packet.is_corrupt else ""
+                if held is not None:
+                    yield held, "a packet is cut off" if held.is_corrupt else ""
+                held = packet
     except av.error.FFmpegError as breaking_error:
         error = _reason(breaking_error)
     except IndexError:
         pass  # the end, in a file where a stream appeared late: PyAV 18 trips over it
+    if held is not None:
+        # Matroska's demuxer passes on what there is of the last packet without a word.
+        cut_off = held.is_corrupt or containers.missing_bytes(container.name) > 0
+        yield held, "a packet is cut off" if cut_off else ""
     yield None, error
 
 
@@ -368,7 +512,7 @@ def _unmarked(frame: av.VideoFrame) -> av.VideoFrame:
     copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
     copy.color_range = frame.color_range
     for source, target in zip(frame.planes, copy.planes, strict=True):
-        # pyright: a plane is a buffer, which PyAV's stubs leave out
+        # A plane is a buffer, which PyAV's stubs leave out.
         rows = np.frombuffer(source, np.uint8).reshape(source.height, source.line_size)  # type: ignore
         target_rows = np.frombuffer(target, np.uint8).reshape(target.height, target.line_size)  # type: ignore
         width = min(source.line_size, target.line_size)

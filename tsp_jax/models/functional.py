@@ -33,9 +33,14 @@ def shapes(config: tsp.ModelConfig) -> Variables:
     return jax.eval_shape(lambda: init(config, 0))
 
 
-def encode(config: tsp.ModelConfig, variables: Variables, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b f"]:
-    """Features in evaluation mode, without the heads. Pure: call it under `jax.jit`."""
-    return _module(config, variables).features(clips, train=False)
+def encode(
+    config: tsp.ModelConfig,
+    variables: Variables,
+    clips: Float[Array, "b t h w 3"],
+    dtype: jnp.dtype | None = None,
+) -> Float[Array, "b f"]:
+    """Features in evaluation mode, without the heads, computed in `dtype`. Pure: call it under `jax.jit`."""
+    return _module(config, variables).features(clips, train=False, dtype=dtype)
 
 
 def evaluate(
@@ -43,9 +48,10 @@ def evaluate(
     variables: Variables,
     clips: Float[Array, "b t h w 3"],
     gvf: Float[Array, "b f"] | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
-    """Features and the heads' logits in evaluation mode. Pure."""
-    return _module(config, variables)(clips, gvf, train=False)
+    """Features and the heads' logits in evaluation mode, computed in `dtype`. Pure."""
+    return _module(config, variables)(clips, gvf, train=False, dtype=dtype)
 
 
 def train(
@@ -53,10 +59,11 @@ def train(
     variables: Variables,
     clips: Float[Array, "b t h w 3"],
     gvf: Float[Array, "b f"] | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...], Variables]:
-    """Features and logits in training mode, and the batch statistics after this batch. Pure."""
+    """Features and logits in training mode, computed in `dtype`, and the batch statistics after this batch. Pure."""
     model = _module(config, variables)
-    features, logits = model(clips, gvf, train=True)
+    features, logits = model(clips, gvf, train=True, dtype=dtype)
     return features, logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 

@@ -56,9 +56,14 @@ class TSP(nnx.Module):
             setattr(self, name, Linear(width, classes, rngs=rngs))
 
     def __call__(
-        self, clips: Float[Array, "b t h w 3"], gvf: Float[Array, "b f"] | None = None, *, train: bool
+        self,
+        clips: Float[Array, "b t h w 3"],
+        gvf: Float[Array, "b f"] | None = None,
+        *,
+        train: bool,
+        dtype: jnp.dtype | None = None,
     ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
-        features = self.features(clips, train=train)
+        features = self.features(clips, train=train, dtype=dtype)
         if self.gvf and gvf is None:
             raise ValueError("this model's last head reads a global video feature: pass gvf [b, 512]")
         logits = []

@@ -1,0 +1,179 @@
+"""Brings videos to a constant 30 fps: `python -m data_builders.standardize --input DIR --output DIR` writes H.264 mp4."""
+
+import argparse
+import concurrent.futures
+import csv
+import os
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tqdm
+
+from data_builders import metadata
+from tsp_jax import annotations, video
+
+FPS = 30  # the original's, whose ground truth counts in it
+ERRORS_FILE = "errors.csv"
+_COLUMNS = ("filename", "outcome", "reason")
+_LEFT_OUT, _CUT_SHORT = "left out", "cut short"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 some videos are left out or cut short, 2 wrong use."""
+    options = _parse(arguments)
+    root, output = Path(options.input), Path(options.output)
+    try:
+        targets = plan(root, output)
+        output.mkdir(parents=True, exist_ok=True)
+        done = {path for path in targets if targets[path].exists() and not options.overwrite}
+        root = root if root.is_dir() else root.parent
+        errors = _Errors(output / ERRORS_FILE, {path.relative_to(root).as_posix() for path in done})
+    except (OSError, ValueError) as error:
+        # The listing knows the folder by the flag of the other commands.
+        print(f"error: {str(error).replace('--videos ', '--input ')}", file=sys.stderr)
+        return 2
+    to_do = [path for path in targets if path not in done]
+    num_frames = 0
+    try:
+        with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
+            jobs = pool.map(lambda path: _standardize_listed(path, targets[path], root, options.crf, errors), to_do)
+            for frames in tqdm.tqdm(jobs, "standardize", len(to_do), unit="video", disable=None):
+                num_frames += frames
+        rows = errors.close()
+    except KeyboardInterrupt:
+        print("interrupted; run the command again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for filename, outcome, reason in rows:
+        print(f"{outcome}: {filename}: {reason}", file=sys.stderr)
+    left_out = sum(outcome == _LEFT_OUT for _, outcome, _ in rows)
+    print(
+        f"{output}: {len(to_do) - left_out} videos written ({num_frames} frames at {FPS} fps), {len(done)} were there; "
+        f"{len(rows) - left_out} damaged and cut short, {left_out} unreadable and left out"
+    )
+    if rows:
+        print(f"error: {len(rows)} of {len(targets)} videos are not whole; see {output / ERRORS_FILE}", file=sys.stderr)
+    return 1 if rows else 0
+
+
+def plan(root: Path, output: Path) -> dict[Path, Path]:
+    """Each video below a folder, or the one file, with the file to write: same subfolder and name, but for `.mp4`.
+
+    Raises:
+      OSError: the folder is not there, can't be read or holds no video.
+      ValueError: the output is the input or within it, or two videos would become one file.
+    """
+    if root.is_dir() and output.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"--output {output}: within --input {root}, where it would be taken for input; choose another folder")
+    paths = [item.path for item in annotations.list_videos(root)]
+    root = root if root.is_dir() else root.parent
+    targets = {path: output / path.relative_to(root).with_suffix(".mp4") for path in paths}
+    sources = defaultdict(list)
+    for path, target in targets.items():
+        if target.exists() and target.samefile(path):
+            raise ValueError(f"--output {output}: {path} would be written over; choose another folder")
+        sources[target].append(str(path))
+    faults = [f"{' and '.join(same)} would both become {target}" for target, same in sources.items() if len(same) > 1]
+    if faults:
+        raise ValueError(f"{'; '.join(faults)}; rename or remove one")
+    return targets
+
+
+def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str], object] | None = None) -> int:
+    """Writes a video at 30 fps, whole or not at all; the number of frames.
+
+    What is chosen and how is told by `video.resample`. A damaged video is kept up to its first error.
+
+    Args:
+      source: the video.
+      target: the mp4 file; its folder is made.
+      crf: x264's quality.
+      note_damage: called with the error before a video that was cut short takes its place.
+
+    Raises:
+      VideoError: it can't be read.
+      OSError: it can't be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        frames, damage = video.resample(source, temporary, FPS, crf=crf)
+        if damage and note_damage is not None:
+            note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return frames
+
+
+class _Errors:
+    """The CSV of videos that are not whole, kept up to date so that a killed run's notes outlive it.
+
+    A video that a run before this one cut short is listed on, for its output stays.
+    """
+
+    def __init__(self, path: Path, done: set[str]):
+        self.path, self.lock = path, threading.Lock()
+        self.rows: list[tuple[str, str, str]] = []
+        if path.exists():
+            with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                rows = [row for row in csv.reader(stream) if len(row) == len(_COLUMNS)]
+            # The last note of a video is the one that holds.
+            latest = {filename: (filename, outcome, reason) for filename, outcome, reason in rows if filename in done}
+            self.rows = [row for row in latest.values() if row[1] == _CUT_SHORT]
+        self._write()
+
+    def add(self, filename: str, outcome: str, reason: str) -> None:
+        with self.lock:
+            self.rows.append((filename, outcome, reason))
+            with open(self.path, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                csv.writer(stream, lineterminator="\n").writerow(self.rows[-1])
+
+    def close(self) -> list[tuple[str, str, str]]:
+        self.rows.sort()
+        self._write()
+        return self.rows
+
+    def _write(self) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *self.rows])
+        temporary.replace(self.path)
+
+
+def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors: _Errors) -> int:
+    """The number of frames; a video that fails is listed and has none."""
+    filename = source.relative_to(root).as_posix()
+    try:
+        return standardize(source, target, crf, lambda damage: errors.add(filename, _CUT_SHORT, damage))
+    except (video.VideoError, OSError) as error:
+        target.unlink(missing_ok=True)  # with --overwrite: what the run before wrote is no longer what the source is
+        errors.add(filename, _LEFT_OUT, str(error))
+        return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_builders.standardize",
+        description=f"Writes every video as H.264 mp4 at constant {FPS} fps, as `ffmpeg -filter:v fps=fps={FPS}` does, upright "
+        f"and without sound. Run again, it goes on where it was stopped. A damaged video is kept up to its first error; it and "
+        f"those that can't be read are listed in OUTPUT/{ERRORS_FILE}.",
+        epilog="example: python -m data_builders.standardize --input downloads/ --output videos/",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="a folder, searched with its subfolders, or a file")
+    add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
+    add("--workers", type=metadata.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
+    add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
+    add("--overwrite", action="store_true", help="convert also those whose output is there")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
