@@ -4,12 +4,10 @@ import argparse
 import concurrent.futures
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tqdm
 
 from tsp_jax import annotations, segments, video
@@ -82,25 +80,11 @@ def measure(path: Path, filename: str) -> Measurement:
     Source: TSP's released metadata; fps is the stream's average rate.
     """
     scan = video.scan(path)
-    num_frames, damage = _decoded_frames(scan)
+    num_frames, damage = video.count_frames(path)
     if not num_frames:
         raise video.VideoError(f"no frame decodes: {damage}")
     fps = scan.timeline.fps
     return Measurement(segments.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
-
-
-def _decoded_frames(scan: video.Scan) -> tuple[int, str]:
-    """The number of frames that decode before the first error, and what that is, or nothing."""
-    only_last = np.zeros(len(scan.timeline.pts), bool)
-    only_last[-1] = True  # the others need no conversion to RGB
-    reader = video.Reader(scan, only_last)
-    for _ in reader:
-        pass
-    if reader.misdated:  # hidden frames, or two packets a frame
-        return len(video.rescan(scan).timeline.pts), ""
-    # Decoding goes on after an error; the message tells where that was.
-    before_damage = re.fullmatch(r".*after (\d+) frames", reader.damage, re.DOTALL)
-    return (int(before_damage[1]) if before_damage else reader.decoded), reader.damage
 
 
 def _measure_listed(item: annotations.Video, root: Path) -> Measurement | str:

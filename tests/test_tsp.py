@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -138,29 +138,25 @@ def test_features_and_logits_are_float32_for_bfloat16_clips(tiny: str) -> None:
 def test_init_is_a_function_of_the_seed_alone(tiny: str) -> None:
     config = tsp.ModelConfig(tiny, (300, 2))
     first, again, other = (checkpoints.flatten(functional.init(config, seed)) for seed in (0, 0, 1))
+    constants = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
     for key, leaf in first.items():
-        np.testing.assert_array_equal(leaf, again[key])
-        kernel = leaf.ndim > 1
-        assert np.any(np.asarray(leaf != other[key])) == kernel, key
-    assert {leaf.dtype for key, leaf in first.items() if "num_batches" not in key} == {jnp.dtype(jnp.float32)}
+        name = key.split(".")[-1]
+        assert leaf.dtype == (jnp.int32 if name == "num_batches_tracked" else jnp.float32)
+        np.testing.assert_array_equal(leaf, again[key], key)
+        if leaf.ndim > 1:
+            assert np.all(np.asarray(leaf != other[key])), key
+        else:
+            np.testing.assert_array_equal(leaf, constants[name], key)
     # 3,600 draws of normal(0, 0.01): the deviation of their deviation is 1.2%.
     assert np.std(first["fc1.weight"]) == pytest.approx(0.01, rel=0.05)
-    assert not np.any(first["fc1.bias"])
-    # 768 draws of a Kaiming normal by fan out, 12 filters of 27 values: 2.6%.
-    assert np.std(first["features.layer4.0.conv1.0.weight"]) == pytest.approx((2 / (12 * 27)) ** 0.5, rel=0.1)
+    # 2,592 draws of a Kaiming normal by fan out, 12 filters of 27 values a channel: 1.4%.
+    assert np.std(first["features.layer4.0.conv1.0.weight"]) == pytest.approx((2 / (12 * 27)) ** 0.5, rel=0.06)
 
 
-def test_init_starts_batch_norm_at_the_identity(tiny: str) -> None:
-    defaults = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
-    for key, leaf in checkpoints.flatten(functional.init(tsp.ModelConfig(tiny), 0)).items():
-        if leaf.ndim < 2:
-            np.testing.assert_array_equal(leaf, defaults[key.split(".")[-1]])
-
-
-@pytest.mark.parametrize("convert", [jnp.asarray, np.array], ids=["jax", "numpy"])
-def test_train_returns_new_statistics_and_leaves_the_old_ones(tiny: str, convert: Callable) -> None:
+def test_train_returns_new_statistics_and_leaves_the_old_ones(tiny: str) -> None:
     config, variables, clips = made(tiny, (7,), False)
-    variables = jax.tree.map(convert, variables)
+    # NumPy's arrays are the ones that could be written to; op by op, as a trace would not let them be.
+    variables = jax.tree.map(np.array, variables)
     before = {key: np.array(leaf) for key, leaf in checkpoints.flatten(variables).items()}
     _, _, batch_stats = functional.train(config, variables, clips)
     for key, leaf in checkpoints.flatten(variables).items():

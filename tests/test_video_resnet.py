@@ -282,7 +282,7 @@ def test_bfloat16_features_point_where_float32_ones_do(reference: ModuleType) ->
     reference.randomize(net, 0)
     config, variables = tsp.ModelConfig("r3d_18"), reference.to_variables(net)
     clips = np.random.RandomState(1).standard_normal((1, 16, 112, 112, 3)).astype(np.float32)
-    encode = jax.jit(functional.encode, static_argnums=0)
+    encode = quick_jit(functional.encode, static_argnums=0)
     narrow, wide = encode(config, variables, clips.astype(jnp.bfloat16)), encode(config, variables, clips)
     assert narrow.dtype == wide.dtype == jnp.float32
     assert np.any(narrow != wide)

@@ -123,6 +123,25 @@ def rescan(video: Scan) -> Scan:
     return dataclasses.replace(video, timeline=timeline, dated=dated)
 
 
+def count_frames(path: str | Path) -> tuple[int, str]:
+    """Frames that decode before the first error, as the original counts them, and that error or an empty string.
+
+    Raises:
+      VideoError: the file is no video.
+    """
+    count = 0
+    with _open(Path(path)) as container:
+        stream = _video_stream(container)
+        for packet, error in _packets(container, stream):
+            try:
+                count += len(stream.decode(packet))
+            except av.error.FFmpegError as decoding_error:
+                return count, _reason(decoding_error)
+            if error:
+                return count, error
+    return count, ""
+
+
 class Reader:
     """One forward pass over a video: iterating gives (frame number, RGB uint8 [h, w, 3]), numbers ascending.
 
