@@ -116,7 +116,7 @@ def randomize(module: nn.Module, seed: int) -> None:
             elif name in ("running_mean", "bias"):
                 values = random.normal(0, 0.3, shape)
             elif tensor.ndim > 1:  # kernels: as much variance out as in, for rectified inputs
-                values = random.standard_normal(shape) * np.sqrt(1.4 / np.prod(shape[1:]))
+                values = random.uniform(-1, 1, shape) * np.sqrt(3 * 1.4 / np.prod(shape[1:]))
             else:
                 values = random.uniform(0.6, 1.4, shape)
             tensor.copy_(torch.as_tensor(values))
