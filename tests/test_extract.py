@@ -214,6 +214,23 @@ def test_damaged_videos_keep_the_rows_of_the_intact_one(every_kind: Path):
             assert file[name].attrs["damage"]
 
 
+def test_a_video_shorter_than_one_clip_is_listed(every_kind: Path, checkpoint: Path, tmp_path: Path):
+    assert run(checkpoint, every_kind / own_name("short.mp4"), tmp_path / "f.h5") == 1
+    assert read(tmp_path / "f.h5") == {}
+    reason, kept = failures(tmp_path / "f.h5")[own_name("short.mp4")]
+    assert reason == "shorter than one clip: 30 frames at 30 fps; a clip takes 1.067 s" and kept == 0
+
+
+def test_decord_gives_the_features_that_pyav_gives(six_videos: Path, checkpoint: Path, tmp_path: Path):
+    pytest.importorskip("decord")
+    for decoder in ["pyav", "decord"]:
+        assert run(checkpoint, six_videos, tmp_path / f"{decoder}.h5", *QUICK, "--decoder", decoder) == 0
+    expected, found = read(tmp_path / "pyav.h5"), read(tmp_path / "decord.h5")
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_metadata_rows_that_cannot_be_used_are_listed(six_videos: Path, checkpoint: Path, tmp_path: Path):
     table = tmp_path / "metadata.csv"
     table.write_text(
