@@ -128,7 +128,7 @@ def annotations(scripts: Sequence[Script]) -> dict[str, Any]:
 def write(item: Script, path: Path) -> int:
     """Draws and writes a video, whole or not at all; the number of frames."""
     scene = Scene(item)
-    return video.write_repeatable(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
+    return video.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
 
 
 class Scene:

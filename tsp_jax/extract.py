@@ -243,18 +243,18 @@ def extract(
       FeatureFileError: a video done before had another frame rate or number of frames by its metadata.
     """
     summary, began = Summary(), time.perf_counter()
-    todo = []
+    new = []
     for item in videos:
         if item.fault or item.name not in writer.done:
-            todo.append(item)
+            new.append(item)
             continue
         done = writer.done[item.name]
         _check_same_metadata(item, done)
         summary.skipped += 1
         if done["damage"]:
             summary.failures.append(Failure(str(item.path), done["damage"], int(done["clips"])))
-    if todo:
-        _extract_new(checkpoint, todo, writer, settings, stop_on_error, summary)
+    if new:
+        _extract_new(checkpoint, new, writer, settings, stop_on_error, summary)
     summary.wall_sec = time.perf_counter() - began
     return summary
 
@@ -278,7 +278,7 @@ class _Progress:
 
 def _extract_new(
     checkpoint: checkpoints.Checkpoint,
-    todo: Sequence[annotations.Video],
+    new: Sequence[annotations.Video],
     writer: features.Writer,
     settings: Settings,
     stop_on_error: bool,
@@ -292,15 +292,15 @@ def _extract_new(
         dtype=settings.dtype,
         batch_size=settings.batch_size,
     )
-    progress = {job: _Progress(job) for job in range(len(todo))}
-    with _bar(len(todo)) as bar, clip_stream.ClipStream(todo, geometry, settings.decoder, settings.workers) as stream:
+    progress = {job: _Progress(job) for job in range(len(new))}
+    with _bar(len(new)) as bar, clip_stream.ClipStream(new, geometry, settings.decoder, settings.workers) as stream:
 
         def settle(video: _Progress) -> None:
             """Commits a video whose last row is there; lists it when something is wrong with it."""
             if not video.finished or progress.get(video.job) is not video:
                 return
             del progress[video.job]
-            item = todo[video.job]
+            item = new[video.job]
             if video.rows:
                 writer.commit(item.name, *_dataset(video))
                 summary.videos += 1
@@ -318,7 +318,7 @@ def _extract_new(
             partly = sum(len(video.rows) / video.num_planned for video in progress.values() if video.rows)
             clips_back = summary.clips + sum(len(video.rows) for video in progress.values())
             bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
-            bar.update(len(todo) - len(progress) + partly - bar.n)
+            bar.update(len(new) - len(progress) + partly - bar.n)
 
         for message in stream:
             video = progress[message.job]
@@ -327,7 +327,7 @@ def _extract_new(
                     # Takes the place of an earlier plan, whose rows then belong to nobody.
                     progress[message.job] = _Progress(message.job, message.num_planned, message.attributes)
                     for note in message.notes:
-                        bar.write(f"note: {todo[message.job].path}: {note}", file=sys.stderr)
+                        bar.write(f"note: {new[message.job].path}: {note}", file=sys.stderr)
                 case clip_stream.Clip():
                     video.sent += 1
                     receive(model.add((video, message.row), video, message.frames))

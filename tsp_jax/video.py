@@ -263,31 +263,7 @@ class Reader:
 def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
     """Writes RGB frames of one even size as an H.264 mp4, whole or not at all; the number of frames.
 
-    Raises:
-      ValueError: there is no frame.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    count = 0
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
-            stream.pix_fmt = "yuv420p"
-            for count, pixels in enumerate(frames, start=1):
-                if count == 1:
-                    stream.height, stream.width = pixels.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            if not count:
-                raise ValueError(f"{path}: no frames to write")
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
-
-
-def write_repeatable(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: int, *, crf: int = 23) -> int:
-    """Writes as `write` does, the same bytes each time whatever the machine's load; the number of frames.
+    The same frames give the same bytes, whatever the machine's load.
 
     Raises:
       ValueError: there is no frame.
