@@ -28,7 +28,7 @@ clean:
 	touch $@
 
 # torchvision is asked for alone: its own requirement would bring another PyTorch.
-.venv/test: .venv/run requirements-convert.txt requirements-test.txt
+.venv/test: .venv/run requirements-beam.txt requirements-convert.txt requirements-test.txt
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
 	touch $@

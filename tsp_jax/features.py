@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)
 _MAX_GZIP_RATIO = 1100  # deflate packs at most 1032 to 1; a header that claims more is a lie
 _CHUNK_BYTES = 1 << 19
+_MAX_GLOBAL_WIDTH = 1 << 16  # numbers in a video's global feature
 # HDF5 1.10's format (2016): unlike the older default it has checksums, and room for attributes of more than 64 kB.
 _HDF5_VERSIONS = ("v110", "v110")
 # What h5py raises on damaged files, by where the damage lies.
@@ -428,6 +429,29 @@ def write_global_features(path: str | Path, vectors: Mapping[str, Float32[np.nda
             )
     with _replacing(Path(path)) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def read_global_features(path: str | Path) -> dict[str, Float32[np.ndarray, " f"]]:
+    """The vector of each video, by name, of a file as `write_global_features` writes it, or the original.
+
+    Raises:
+      FeatureFileError: the file is not there, or holds something else.
+    """
+    path = Path(path)
+    vectors: dict[str, np.ndarray] = {}
+    with _reading(path) as file:
+        for name in _names(file):
+            plain = isinstance(file.get(name, getlink=True), h5py.HardLink)
+            dataset = file[name] if plain else None
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype != FEATURE_DTYPE or dataset.ndim != 1:
+                raise FeatureFileError(f"{path}: {name!r} is not a float32 [width] dataset; not a file of global features")
+            if dataset.external or dataset.is_virtual or len(dataset) > _MAX_GLOBAL_WIDTH:
+                raise FeatureFileError(f"{path}: {name!r} is not stored here, or too large; not a file of global features")
+            vectors[name] = dataset[()]
+    widths = {len(vector) for vector in vectors.values()}
+    if len(widths) != 1:
+        raise FeatureFileError(f"{path}: expected vectors of one width, found {sorted(widths) or 'none'}")
+    return vectors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,6 +63,21 @@ def take_taps(frame: UInt8[np.ndarray, "h w 3"], taps: Taps) -> UInt8[np.ndarray
     return frame.reshape(-1, 3).take(taps.pixels, axis=0)
 
 
+def resize(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "128 171 3"]:
+    """An RGB frame of any size at the size that records keep, rounded to the nearest value. On the host.
+
+    Source: TSP, released transforms (Resize): bilinear, without antialiasing.
+    """
+    (rows, row_weight), (columns, column_weight) = _resize_taps(*frame.shape[:2])
+    tall = frame.take(rows, axis=0).reshape(RESIZED[0], 2, -1).astype(np.float32)
+    tall = (tall[:, 0] + row_weight[:, None] * (tall[:, 1] - tall[:, 0])).reshape(RESIZED[0], -1, 3)
+    left, right = tall.take(columns[::2], axis=1), tall.take(columns[1::2], axis=1)
+    right -= left
+    right *= column_weight[:, None]
+    right += left
+    return np.rint(right, out=right).astype(np.uint8)
+
+
 def blend(
     tapped: UInt8[Array, "n 224 224 3"], row_weight: Float[Array, "n 112"], column_weight: Float[Array, "n 112"]
 ) -> Float32[Array, "n 112 112 3"]:
@@ -76,6 +91,11 @@ def blend(
 def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
     """RGB in [0, 1] to zero mean and unit variance over Kinetics. On the device."""
     return (clips - jnp.asarray(MEAN, clips.dtype)) / jnp.asarray(STD, clips.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_taps(height: int, width: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    return _axis_taps(height, RESIZED[0], RESIZED[0]), _axis_taps(width, RESIZED[1], RESIZED[1])
 
 
 def _axis_taps(size: int, resized: int, cropped: int) -> tuple[Int64[np.ndarray, " m"], Float32[np.ndarray, " n"]]:

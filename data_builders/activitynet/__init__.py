@@ -1,0 +1,1 @@
+"""The TFDS builder of ActivityNet-v1.3's span records."""

@@ -1,0 +1,285 @@
+"""Spans of a split: planned from its ground truth alone, then read from the videos, each decoded once, in order."""
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from tsp_jax import clips, records, segments, transforms, video
+
+Example = dict[str, Any]
+_FPS_TOLERANCE = 1e-4  # relative, as in validate: 29.97 may stand for 30000/1001, but 30 may not
+# Frames that their packets don't promise are found by decoding alone.
+_HIDES_FRAMES = frozenset({"vp8", "vp9", "av1"})
+_ROUNDING_SEC = 1e-6  # CSVs keep some 15 digits of a second
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A segment of a video, on its grid of FRAME_RATE frames a second.
+
+    Attributes:
+      row: line of the ground truth, counted from 0 below the header.
+      action: class number, -1 where there is no action.
+      temporal_region: class number in `segments.TEMPORAL_REGIONS`.
+      start_sec: where it begins in the video, as annotated but within the video.
+      end_sec: where it ends.
+      first: place of its first allowed start.
+      starts: how many starts are allowed.
+    """
+
+    row: int
+    action: int
+    temporal_region: int
+    start_sec: float
+    end_sec: float
+    first: int
+    starts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A record to be: `starts` places from `first` on, of one segment. Keys of a split ascend as its videos are read."""
+
+    key: int
+    segment: Segment
+    first: int
+    starts: int
+
+    @property
+    def end(self) -> int:
+        """The place after its last frame's."""
+        return self.first + self.starts + records.CLIP_LEN - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video of a split: its file, fps and frames by the ground truth, and its spans in the order of their keys."""
+
+    filename: str
+    fps: float
+    num_frames: int
+    spans: tuple[Span, ...]
+
+    @property
+    def num_kept_frames(self) -> int:
+        """Frames in its records; one in two records counts twice."""
+        return sum(span.end - span.first for span in self.spans)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A part of a video that can't be read.
+
+    Attributes:
+      filename: of the video.
+      row: line of the ground truth, counted from 0 below the header.
+      start_sec: where the part begins in the video.
+      starts: clip starts that are lost with it.
+      reason: why.
+    """
+
+    filename: str
+    row: int
+    start_sec: float
+    starts: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of records: its name, its size and the keys of its records in their order."""
+
+    name: str
+    num_bytes: int
+    keys: tuple[int, ...]
+
+
+class MisdatedError(Exception):
+    """The spans given so far of this video are wrong: its packets promise other frames than decode."""
+
+
+def plan(rows: Sequence[segments.Segment], labels: Sequence[str]) -> tuple[list[Video], int]:
+    """The videos of a split, in the order of their first rows, and how many segments are too short for a clip.
+
+    A segment is clamped to its video. Its starts are the grid's places from that of its first frame to the last with which a
+    clip ends within it; at the ends a place may lie up to one frame early.
+
+    Args:
+      rows: of the ground truth.
+      labels: action labels, by class number.
+
+    Raises:
+      ValueError: labels are unknown, or rows of one file disagree; the message names the lines.
+    Source: TSP, released data set code: clamping, and the least length, that of a clip.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    faults, too_short = [], 0
+    by_file: dict[str, list[tuple[int, segments.Segment]]] = collections.defaultdict(list)
+    for row, segment in enumerate(rows):
+        by_file[segment.filename].append((row, segment))
+        first = by_file[segment.filename][0][1]
+        if segment.temporal_region == segments.ACTION and segment.action_label not in numbers:
+            faults.append(f"line {row + 2}: action-label {segment.action_label!r} is not among the {len(labels)} labels")
+        if (segment.fps, segment.num_frames) != (first.fps, first.num_frames):
+            faults.append(f"line {row + 2}: {segment.filename} has another fps or video-frames than in the row before")
+    segments.refuse(Path("ground truth"), faults, "run python -m data_builders.validate")
+    videos, next_key = [], 0
+    for filename, entries in by_file.items():
+        found = entries[0][1]
+        grid_len = len(clips.resampled(found.num_frames, found.fps, records.FRAME_RATE))
+        kept = [planned for row, segment in entries if (planned := _segment(row, segment, grid_len, numbers)) is not None]
+        too_short += len(entries) - len(kept)
+        ordered = sorted(itertools.chain(*map(_spans, kept)), key=lambda span: (span.end, span.segment.row, span.first))
+        if ordered:
+            numbered = tuple(dataclasses.replace(span, key=next_key + number) for number, span in enumerate(ordered))
+            videos.append(Video(filename, found.fps, found.num_frames, numbered))
+            next_key += len(ordered)
+    return videos, too_short
+
+
+def examples(
+    folder: Path, item: Video, codec: records.Codec, note: Callable[[Failure], object], *, dated_by_decoding: bool = False
+) -> Iterator[tuple[int, Example]]:
+    """The records of a video by key, keys ascending, read in one pass; memory holds the frames of the spans under way.
+
+    Args:
+      folder: of the videos.
+      item: the video.
+      codec: of the frames.
+      note: called with each span that can't be read, all its frames there; it may raise to end all.
+      dated_by_decoding: decode the video once before, for the true times of its frames.
+
+    Raises:
+      MisdatedError: that is needed, and what was given is wrong.
+    """
+    pending = collections.deque(item.spans)
+    try:
+        reader, grid = _open(folder, item, dated_by_decoding)
+        encoded: dict[int, bytes] = {}
+        oldest = list(itertools.accumulate((span.first for span in reversed(item.spans)), min))  # of the last n spans
+        for number, frame in reader:
+            places = np.arange(np.searchsorted(grid, number, "left"), np.searchsorted(grid, number, "right"))
+            data = records.encode_frame(transforms.resize(frame), codec)
+            encoded |= dict.fromkeys(places.tolist(), data)
+            while pending and pending[0].end <= places[-1] + 1:
+                yield from _example(item, pending.popleft(), encoded, reader, note)
+                needed_from = oldest[len(pending) - 1] if pending else 0
+                encoded = {place: data for place, data in encoded.items() if place >= needed_from}
+        if reader.misdated:
+            raise MisdatedError(item.filename)
+        for span in pending:
+            yield from _example(item, span, encoded, reader, note)
+    except (video.VideoError, OSError) as error:
+        for span in pending:
+            note(_failure(item, span, str(error)))
+
+
+def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]) -> records.Index:
+    """The index of a split: what was planned, as far as it stands in the shards."""
+    by_key = {span.key: span for item in videos for span in item.spans}
+    written = [by_key[key] for shard in shards for key in shard.keys]
+    rows = {span.segment.row: span.segment for span in written}
+    kept = [rows[row] for row in sorted(rows)]
+    place = {segment.row: number for number, segment in enumerate(kept)}
+    filename = {span.segment.row: item.filename for item in videos for span in item.spans}
+    filenames = list(dict.fromkeys(filename[segment.row] for segment in kept))
+    video_place = {name: number for number, name in enumerate(filenames)}
+
+    def column(values: Iterable[int]) -> np.ndarray:
+        return np.fromiter(values, np.int32)
+
+    return records.Index(
+        codec=codec,
+        record_segment=column(place[span.segment.row] for span in written),
+        record_first=column(span.first for span in written),
+        record_starts=column(span.starts for span in written),
+        segment_row=column(segment.row for segment in kept),
+        segment_video=column(video_place[filename[segment.row]] for segment in kept),
+        segment_action=column(segment.action for segment in kept),
+        segment_temporal_region=column(segment.temporal_region for segment in kept),
+        segment_start_sec=np.array([segment.start_sec for segment in kept]),
+        segment_end_sec=np.array([segment.end_sec for segment in kept]),
+        segment_first=column(segment.first for segment in kept),
+        segment_starts=column(segment.starts for segment in kept),
+        video_filename=tuple(filenames),
+        shard_name=tuple(shard.name for shard in shards),
+        shard_records=np.array([len(shard.keys) for shard in shards], np.int64),
+        shard_bytes=np.array([shard.num_bytes for shard in shards], np.int64),
+    )
+
+
+def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[video.Reader, np.ndarray]:
+    """The reader of the frames that spans need, and the frame number at each place of the grid."""
+    if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
+        raise video.VideoError("its name leads out of the folder of videos")
+    scan = video.scan(folder / item.filename)
+    if dated_by_decoding or scan.codec in _HIDES_FRAMES:
+        scan = video.rescan(scan)
+    if not math.isclose(scan.timeline.fps, item.fps, rel_tol=_FPS_TOLERANCE):
+        raise video.VideoError(
+            f"{scan.timeline.fps:g} fps, {item.fps:g} in the ground truth; run metadata and groundtruth again"
+        )
+    grid = clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)
+    needed = np.zeros(max(len(scan.timeline.pts), item.num_frames), bool)
+    for span in item.spans:
+        needed[grid[span.first : span.end]] = True
+    return video.Reader(scan, needed[: len(scan.timeline.pts)]), grid
+
+
+def _example(
+    item: Video, span: Span, encoded: Mapping[int, bytes], reader: video.Reader, note: Callable[[Failure], object]
+) -> Iterator[tuple[int, Example]]:
+    places = range(span.first, span.end)
+    missing = sum(place not in encoded for place in places)
+    if missing:
+        reason = reader.damage or "the file ends before"
+        note(_failure(item, span, f"{missing} of {len(places)} frames are missing: {reason}"))
+        return
+    frames = [encoded[place] for place in places]
+    segment = span.segment
+    yield (
+        span.key,
+        {
+            "frames": b"".join(frames),
+            "frame_ends": np.cumsum([len(frame) for frame in frames]),
+            "first_start": span.first,
+            "num_starts": span.starts,
+            "filename": item.filename,
+            "segment": segment.row,
+            "start_sec": segment.start_sec,
+            "end_sec": segment.end_sec,
+            "action": segment.action,
+            "temporal_region": segment.temporal_region,
+        },
+    )
+
+
+def _failure(item: Video, span: Span, reason: str) -> Failure:
+    return Failure(item.filename, span.segment.row, span.first / records.FRAME_RATE, span.starts, reason)
+
+
+def _spans(segment: Segment) -> Iterator[Span]:
+    """A segment's spans, without their keys."""
+    end = segment.first + segment.starts
+    for first in range(segment.first, end, records.MAX_STARTS):
+        yield Span(0, segment, first, min(records.MAX_STARTS, end - first))
+
+
+def _segment(row: int, segment: segments.Segment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
+    """The segment on the grid; None when no clip fits into it."""
+    clip_sec = records.CLIP_LEN / records.FRAME_RATE
+    start_sec, end_sec = max(segment.start_sec, 0.0), min(segment.end_sec, segment.video_duration_sec)
+    last_place = grid_len - records.CLIP_LEN
+    if end_sec - start_sec < clip_sec - _ROUNDING_SEC or last_place < 0:
+        return None
+    first, last = (min(records.place(sec), last_place) for sec in (start_sec, end_sec - clip_sec))
+    is_action = segment.temporal_region == segments.ACTION
+    action = numbers[segment.action_label] if is_action else -1
+    region = segments.TEMPORAL_REGIONS.index(segment.temporal_region)
+    return Segment(row, action, region, start_sec, end_sec, first, max(last, first) - first + 1)

@@ -1,0 +1,1 @@
+"""The TFDS builder of span records of any annotated videos."""

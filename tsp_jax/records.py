@@ -1,0 +1,241 @@
+"""Records on disk: spans of small frames of annotated segments, their pixels' encoding, and the index of a split.
+
+A data set is a TFDS folder of array_record shards and an `index-SPLIT.npz` for each split. One record is a span: up to
+`MAX_STARTS` consecutive places where a clip of one segment may start, with all frames of those clips. A random clip of a
+segment so costs one read and the decoding of its own frames.
+"""
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Float64, Int32, Int64, UInt8
+
+from tsp_jax import transforms
+
+CLIP_LEN = 16  # frames of a clip, and their rate: the original's for training
+FRAME_RATE = 15.0
+MAX_STARTS = 64
+FORMAT_VERSION = 1
+Codec = Literal["jpeg", "lossless"]
+CODECS: tuple[str, ...] = get_args(Codec)
+_JPEG_QUALITY = 95
+_ROUNDING = 1e-6  # of places: CSVs keep some 15 digits of a second
+_FRAME_SHAPE = (*transforms.RESIZED, 3)
+
+
+class RecordsError(Exception):
+    """A data set of records can't be used; the message says what was expected, what was found, where, and what to do."""
+
+
+def place(sec: float) -> int:
+    """The place of the last frame of the grid that is not after this second of the video."""
+    return math.floor(sec * FRAME_RATE + _ROUNDING)
+
+
+def encode_frame(frame: UInt8[np.ndarray, "128 171 3"], codec: Codec) -> bytes:
+    """A frame as bytes: a JPEG file of quality 95 without chroma subsampling, or without loss.
+
+    Without loss: each pixel less its left neighbour, modulo 256, through zlib.
+    """
+    if codec == "jpeg":
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(frame), quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
+        )
+    differences = frame.copy()
+    differences[:, 1:] -= frame[:, :-1]
+    return zlib.compress(differences.tobytes(), level=6)
+
+
+def decode_frame(data: bytes, codec: Codec, out: UInt8[np.ndarray, "128 171 3"]) -> None:
+    """Decodes a frame into an array.
+
+    Raises:
+      ValueError: the bytes are no frame of this size.
+    """
+    if codec == "jpeg":
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if (height, width) != transforms.RESIZED:
+            raise ValueError(f"a frame of {width}x{height}; expected {transforms.RESIZED[1]}x{transforms.RESIZED[0]}")
+        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        return
+    size = int(np.prod(_FRAME_SHAPE))
+    try:
+        unpacker = zlib.decompressobj()
+        pixels = unpacker.decompress(data, size)  # no more, whatever the bytes claim
+    except zlib.error as error:
+        raise ValueError(f"a damaged frame ({error})") from error
+    if len(pixels) != size or not unpacker.eof:
+        raise ValueError(f"a frame of {len(pixels)} bytes; expected {size}")
+    np.cumsum(np.frombuffer(pixels, np.uint8).reshape(_FRAME_SHAPE), axis=1, dtype=np.uint8, out=out)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """What a split's records hold, known without reading one.
+
+    Rows of `segment_*` are the segments that have records, in the order of the ground truth; rows of `record_*` are the
+    records in the order of the shards.
+
+    Attributes:
+      codec: of the frames.
+      record_segment: row of the segment that a record is of.
+      record_first: place of its first start on the video's grid of FRAME_RATE frames a second.
+      record_starts: how many starts it has; frames are CLIP_LEN - 1 more.
+      segment_row: line of the ground truth, counted from 0 below the header.
+      segment_video: row of its video.
+      segment_action: class number, -1 where there is no action.
+      segment_temporal_region: class number in `segments.TEMPORAL_REGIONS`.
+      segment_start_sec: where it begins in its video.
+      segment_end_sec: where it ends.
+      segment_first: place of its first allowed start.
+      segment_starts: how many starts are allowed, whether or not their frames could be read.
+      video_filename: of each video.
+      shard_name: of each shard's file.
+      shard_records: records in it.
+      shard_bytes: its size.
+    """
+
+    codec: Codec
+    record_segment: Int32[np.ndarray, " r"]
+    record_first: Int32[np.ndarray, " r"]
+    record_starts: Int32[np.ndarray, " r"]
+    segment_row: Int32[np.ndarray, " s"]
+    segment_video: Int32[np.ndarray, " s"]
+    segment_action: Int32[np.ndarray, " s"]
+    segment_temporal_region: Int32[np.ndarray, " s"]
+    segment_start_sec: Float64[np.ndarray, " s"]
+    segment_end_sec: Float64[np.ndarray, " s"]
+    segment_first: Int32[np.ndarray, " s"]
+    segment_starts: Int32[np.ndarray, " s"]
+    video_filename: tuple[str, ...]
+    shard_name: tuple[str, ...]
+    shard_records: Int64[np.ndarray, " k"]
+    shard_bytes: Int64[np.ndarray, " k"]
+
+    def starts(self, segment: int) -> int:
+        """How many starts of a segment have their frames."""
+        begin, end = self._bounds[segment], self._bounds[segment + 1]
+        return int(self._cumulated[end] - self._cumulated[begin])
+
+    def start(self, segment: int, number: int) -> tuple[int, int]:
+        """The n-th of a segment's starts that have their frames: its record, and its place on the grid."""
+        begin = self._bounds[segment]
+        at = int(np.searchsorted(self._cumulated, self._cumulated[begin] + number, side="right")) - 1
+        record = int(self._order[at])
+        return record, int(self.record_first[record] + self._cumulated[begin] + number - self._cumulated[at])
+
+    def nearest_start(self, segment: int, place: int) -> tuple[int, int]:
+        """The start that has its frames and is nearest to a place on the grid, the earlier of two: its record and place."""
+        records = self._order[self._bounds[segment] : self._bounds[segment + 1]]
+        first, last = self.record_first[records], self.record_first[records] + self.record_starts[records] - 1
+        candidates = np.clip(place, first, last)
+        best = int(np.argmin(np.abs(candidates - place)))
+        return int(records[best]), int(candidates[best])
+
+    def shard_of(self, record: int) -> str:
+        """The name of the file that holds a record."""
+        return self.shard_name[int(np.searchsorted(np.cumsum(self.shard_records), record, side="right"))]
+
+    @functools.cached_property
+    def _order(self) -> Int64[np.ndarray, " r"]:
+        """The records by segment and place."""
+        return np.lexsort((self.record_first, self.record_segment))
+
+    @functools.cached_property
+    def _bounds(self) -> Int64[np.ndarray, " s_1"]:
+        """Where each segment's records lie in `_order`."""
+        return np.searchsorted(self.record_segment[self._order], np.arange(len(self.segment_row) + 1))
+
+    @functools.cached_property
+    def _cumulated(self) -> Int64[np.ndarray, " r_1"]:
+        """Starts before each record in `_order`."""
+        return np.concatenate([[0], np.cumsum(self.record_starts[self._order], dtype=np.int64)])
+
+
+def index_path(folder: str | Path, split: str) -> Path:
+    """Where the index of a split lies."""
+    return Path(folder) / f"index-{split}.npz"
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Writes an index; the file's bytes depend on nothing else."""
+    arrays = {field.name: np.asarray(getattr(index, field.name)) for field in dataclasses.fields(index)}
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays, format_version=np.int64(FORMAT_VERSION))  # type: ignore (no array is named allow_pickle)
+
+
+def read_index(folder: str | Path, split: str) -> Index:
+    """The index of a split, when all its shards are in the folder and have their sizes.
+
+    Raises:
+      RecordsError: the folder has no such split, is damaged, or lacks shards; the message names them.
+    """
+    folder = Path(folder)
+    path = index_path(folder, split)
+    if not path.is_file():
+        found = sorted(other.name.removeprefix("index-").removesuffix(".npz") for other in folder.glob("index-*.npz"))
+        raise RecordsError(
+            f"{folder}: no split {split!r}; found {', '.join(found) or 'no index-SPLIT.npz at all'}; name the folder that "
+            "`python -m data_builders.build` printed"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            version = int(arrays["format_version"])
+            if version != FORMAT_VERSION:
+                raise RecordsError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: build the records anew")
+            values = {field.name: arrays[field.name] for field in dataclasses.fields(Index)}
+    except RecordsError:
+        raise
+    except Exception as error:  # of zip, of numpy's headers
+        raise RecordsError(f"{path}: damaged, or no index ({error}); build the records anew") from error
+    values |= {name: tuple(map(str, values[name])) for name in ("video_filename", "shard_name")}
+    index = Index(**{**values, "codec": str(values["codec"])})
+    _check_index(index, path)
+    _check_shards(index, folder)
+    return index
+
+
+def _check_index(index: Index, path: Path) -> None:
+    records, segments = len(index.record_segment), len(index.segment_row)
+    sound = (
+        index.codec in CODECS
+        and len(index.record_first) == len(index.record_starts) == records == int(index.shard_records.sum())
+        and all(len(getattr(index, f"segment_{name}")) == segments for name in _SEGMENT_COLUMNS)
+        and _within(index.record_segment, segments)
+        and _within(index.segment_video, len(index.video_filename))
+        and len(np.unique(index.record_segment)) == segments
+        and len(index.shard_name) == len(index.shard_bytes) == len(index.shard_records)
+        and _within(index.record_starts - 1, MAX_STARTS)
+    )
+    if not sound:
+        raise RecordsError(f"{path}: its parts don't fit each other; build the records anew")
+
+
+_SEGMENT_COLUMNS = ("video", "action", "temporal_region", "start_sec", "end_sec", "first", "starts")
+
+
+def _within(values: np.ndarray, bound: int) -> bool:
+    return bool(np.all((values >= 0) & (values < bound)))
+
+
+def _check_shards(index: Index, folder: Path) -> None:
+    faults = []
+    for name, size in zip(index.shard_name, index.shard_bytes.tolist(), strict=True):
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            faults.append(f"{name} has {path.stat().st_size} bytes; expected {size}")
+    if faults:
+        shown: Sequence[str] = [*faults[:10], *([f"and {len(faults) - 10} more"] if len(faults) > 10 else [])]
+        raise RecordsError(
+            f"{folder}: {len(faults)} of {len(index.shard_name)} shards can't be used; copy the folder again, or build the "
+            "records anew:\n  " + "\n  ".join(shown)
+        )
