@@ -13,7 +13,7 @@ from pathlib import Path
 import tqdm
 
 from data_builders import metadata
-from tsp_jax import annotations, video
+from tsp_jax import annotations, files, segments, video
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -99,15 +99,10 @@ def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str
       VideoError: it can't be read.
       OSError: it can't be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
+    with files.replacing(target) as temporary:
         frames, damage = video.resample(source, temporary, FPS, crf=crf)
         if damage and note_damage is not None:
             note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return frames
 
 
@@ -140,10 +135,7 @@ class _Errors:
         return self.rows
 
     def _write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *self.rows])
-        temporary.replace(self.path)
+        segments.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
 
 
 def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors: _Errors) -> int:

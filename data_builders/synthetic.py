@@ -18,7 +18,7 @@ import tqdm
 from jaxtyping import Float, UInt8
 
 from data_builders import metadata
-from tsp_jax import video
+from tsp_jax import files, video
 
 # Each is a way to move. All are done by the same shapes, in the same places, at the same sizes and angles.
 CLASSES = ("bounce", "circle_clockwise", "circle_counterclockwise", "pulse", "spin", "swing")
@@ -280,7 +280,6 @@ def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
       ValueError: they differ.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, recipe)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -289,9 +288,8 @@ def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,6 @@ batches (`encoder`); a video whose last row has come back is committed to the fi
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import io
 import os
@@ -21,7 +20,7 @@ import numpy as np
 import tqdm
 
 import tsp_jax
-from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, features, video
+from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, features, segments, video
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -119,16 +118,12 @@ def _terminable() -> Iterator[None]:
 
 
 def _write_errors(path: Path, failures: list["Failure"]) -> None:
-    """Writes the failures as CSV, at once; no failures, no file."""
+    """Writes the failures as CSV, whole or not at all; no failures, no file."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        table = csv.writer(stream)
-        table.writerow(["video", "reason", "clips_kept"])
-        table.writerows([failure.video, failure.reason, failure.clips_kept] for failure in failures)
-    os.replace(temporary, path)
+    rows = [(failure.video, failure.reason, failure.clips_kept) for failure in failures]
+    segments.write_table(path, ("video", "reason", "clips_kept"), rows, errors="backslashreplace")
 
 
 def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:

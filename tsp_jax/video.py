@@ -21,7 +21,7 @@ import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from tsp_jax import clips, containers
+from tsp_jax import clips, containers, files
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
@@ -268,24 +268,19 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
     Raises:
       ValueError: there is no frame.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
     count = 0
-    try:
-        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            # x264's macroblock tree is not repeatable, and neither is what several threads write.
-            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "mbtree": "0"})
-            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
-            for count, pixels in enumerate(frames, start=1):
-                if count == 1:
-                    stream.height, stream.width = pixels.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            if not count:
-                raise ValueError(f"{path}: no frames to write")
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    bitexact = {"fflags": "+bitexact"}
+    with files.replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options=bitexact) as container:
+        # x264's macroblock tree is not repeatable, and neither is what several threads write.
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "mbtree": "0"})
+        stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+        for count, pixels in enumerate(frames, start=1):
+            if count == 1:
+                stream.height, stream.width = pixels.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        if not count:
+            raise ValueError(f"{path}: no frames to write")
+        container.mux(stream.encode())
     return count
 
 
