@@ -123,7 +123,7 @@ def test_wrong_files_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="an empty file"):
         segments.read_groundtruth(write(tmp_path / "e.csv"))
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="not a CSV of text"):
+    with pytest.raises(ValueError, match="not a CSV of UTF-8 text"):
         segments.read_groundtruth(tmp_path / "b.csv")
 
 

@@ -187,7 +187,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; expected a CSV of {', '.join(columns)}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of text ({error})") from error
+        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> None:
