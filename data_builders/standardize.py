@@ -12,8 +12,7 @@ from pathlib import Path
 
 import tqdm
 
-from data_builders import metadata
-from tsp_jax import annotations, files, segments, video
+from tsp_jax import annotations, cli, files, segments, video
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -161,7 +160,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, help="a folder, searched with its subfolders, or a file")
     add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
-    add("--workers", type=metadata.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
     add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
     add("--overwrite", action="store_true", help="convert also those whose output is there")
     return parser.parse_args(arguments)

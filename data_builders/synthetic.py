@@ -17,8 +17,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from data_builders import metadata
-from tsp_jax import files, video
+from tsp_jax import cli, files, video
 
 # Each is a way to move. All are done by the same shapes, in the same places, at the same sizes and angles.
 CLASSES = ("bounce", "circle_clockwise", "circle_counterclockwise", "pulse", "spin", "swing")
@@ -303,22 +302,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--output", required=True, help="the folder")
-    add("--videos", required=True, type=metadata.positive_int, help="how many; of five, three train, one validates, one tests")
-    add("--seed", required=True, type=_whole, help="of all that is drawn at random")
+    add("--videos", required=True, type=cli.positive_int, help="how many; of five, three train, one validates, one tests")
+    add("--seed", required=True, type=cli.non_negative_int, help="of all that is drawn at random")
     add("--seconds", type=float, nargs=2, default=[20.0, 60.0], metavar=("MIN", "MAX"), help="length of a video")
-    add("--workers", type=metadata.positive_int, default=os.cpu_count() or 1, help="processes")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     low, high = options.seconds
     if not 2 * MIN_PART_SEC <= low <= high < 3600:
         parser.error(f"--seconds: from {2 * MIN_PART_SEC:g} (an action and background) up to 3600, MIN first; got {low} {high}")
     return options
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"a whole number from 0 up; got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32
 
-from tsp_jax import files
+from tsp_jax import cli, files
 
 FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)
@@ -429,8 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--output", required=True, help="a folder")
     command.add_argument("--format", choices=["npy", "pkl"], default="npy", help="pkl: as the original writes them")
     options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal can't show
+    cli.show_any_name()
     try:
         if options.command == "info":
             info(options.file, sys.stdout)
