@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tqdm
 
-from tsp_jax import annotations, cli, files, segments, video
+from tsp_jax import annotations, cli, files, segments, video, video_writing
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -86,7 +86,7 @@ def plan(root: Path, output: Path) -> dict[Path, Path]:
 def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str], object] | None = None) -> int:
     """Writes a video at 30 fps, whole or not at all; the number of frames.
 
-    What is chosen and how is told by `video.resample`. A damaged video is kept up to its first error.
+    What is chosen and how is told by `video_writing.resample`. A damaged video is kept up to its first error.
 
     Args:
       source: the video.
@@ -99,7 +99,7 @@ def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str
       OSError: it can't be written.
     """
     with files.replacing(target) as temporary:
-        frames, damage = video.resample(source, temporary, FPS, crf=crf)
+        frames, damage = video_writing.resample(source, temporary, FPS, crf=crf)
         if damage and note_damage is not None:
             note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
     return frames

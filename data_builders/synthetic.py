@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from tsp_jax import cli, files, video
+from tsp_jax import cli, files, video_writing
 
 # Each is a way to move. All are done by the same shapes, in the same places, at the same sizes and angles.
 CLASSES = ("bounce", "circle_clockwise", "circle_counterclockwise", "pulse", "spin", "swing")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (OSError, video.VideoError) as error:
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     length_sec = sum(item.num_frames for item in scripts) / FPS
@@ -127,7 +127,7 @@ def annotations(scripts: Sequence[Script]) -> dict[str, Any]:
 def write(item: Script, path: Path) -> int:
     """Draws and writes a video, whole or not at all; the number of frames."""
     scene = Scene(item)
-    return video.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
+    return video_writing.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
 
 
 class Scene:
