@@ -92,7 +92,7 @@ def test_wrong_files_are_refused(extracted: Path, tmp_path: Path, capsys: pytest
     assert run(tmp_path / "none.h5", tmp_path / "gvf.h5", "max") == 2
     assert run(tmp_path / "text.h5", tmp_path / "gvf.h5", "max") == 2
     assert run(extracted, extracted, "max") == 2
-    assert run(extracted, tmp_path / "no" / "folder" / "gvf.h5", "max") == 1
+    assert run(extracted, tmp_path / "text.h5" / "gvf.h5", "max") == 1
     assert capsys.readouterr().err.count("error: ") == 4
     assert extracted.read_bytes() == before
     assert not (tmp_path / "gvf.h5").exists()
