@@ -8,9 +8,10 @@ shape serves all videos.
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int64, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Int64, UInt8
 
 RESIZED = (128, 171)  # height, width
 CROP = (112, 112)
@@ -71,6 +72,29 @@ def blend(
     row, column = row_weight[:, :, None, None, None], column_weight[:, None, :, None]
     x = x[:, :, 0] * (1 - row) + x[:, :, 1] * row
     return x[:, :, :, 0] * (1 - column) + x[:, :, :, 1] * column
+
+
+def augment(
+    video: UInt8[Array, "b t 128 171 3"],
+    crop: Int[Array, "b 2"],
+    flip: Bool[Array, " b"],
+    dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, "b t 112 112 3"]:
+    """Clips for the network: mirrored left to right where `flip` says so, cropped, normalized. On the device.
+
+    `crop` is the window's top and left in the frame after the flip; it must lie within the frame, which is checked nowhere.
+
+    Source: TSP, released training transforms; flip and crop come first here, since they commute with what is done to each
+    value and move a quarter of the bytes.
+    """
+
+    def window(video: UInt8[Array, "t h w 3"], crop: Int[Array, " 2"], flip: Bool[Array, ""]) -> UInt8[Array, "t h2 w2 3"]:
+        (top, left), zero = crop, jnp.zeros((), crop.dtype)
+        left = jnp.where(flip, video.shape[2] - CROP[1] - left, left)  # the same window, before the flip
+        pixels = jax.lax.dynamic_slice(video, (zero, top, left, zero), (len(video), *CROP, 3))
+        return jnp.where(flip, pixels[:, :, ::-1], pixels)
+
+    return normalize(jax.vmap(window)(video, crop, flip).astype(dtype) / 255)
 
 
 def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
