@@ -105,6 +105,22 @@ def window(
     return jax.vmap(cut)(video, crop, flip)
 
 
+def augment(
+    video: UInt8[Array, "b t 128 171 3"],
+    crop: Int32[Array, "b 2"],
+    flip: Bool[Array, " b"],
+    dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, "b t 112 112 3"]:
+    """Clips for the network: mirrored, cut to their windows, normalized. On the device.
+
+    A window must lie within the frame, which is checked nowhere.
+
+    Source: TSP, released training transforms; flip and crop come first here, since they commute with what is done to each
+      value and move a quarter of the bytes.
+    """
+    return normalize(window(video, crop, flip).astype(dtype) / 255)
+
+
 def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
     """RGB in [0, 1] to zero mean and unit variance over Kinetics. On the device."""
     return (clips - jnp.asarray(MEAN, clips.dtype)) / jnp.asarray(STD, clips.dtype)
