@@ -99,7 +99,8 @@ def window(
     ) -> UInt8[Array, "t 112 112 3"]:
         # The window of the mirrored frame is that of the frame from the other side, mirrored.
         left = jnp.where(mirrored, RESIZED[1] - CROP[1] - at[1], at[1])
-        part = jax.lax.dynamic_slice(frames, (0, at[0], left, 0), (frames.shape[0], *CROP, 3))
+        zero = jnp.zeros((), at.dtype)
+        part = jax.lax.dynamic_slice(frames, (zero, at[0], left, zero), (frames.shape[0], *CROP, 3))
         return jnp.where(mirrored, part[:, :, ::-1], part)
 
     return jax.vmap(cut)(video, crop, flip)
