@@ -1,5 +1,6 @@
 """Every command of README runs as it stands there."""
 
+import json
 import os
 import re
 import shutil
@@ -33,7 +34,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for name in ["one", "two"]:
         media.write(folder / "videos" / f"{name}.mp4", frames=40)
+    _write_activitynet(folder)
     return folder
+
+
+def _write_activitynet(folder: Path) -> None:
+    """Two videos of ActivityNet's layout, and an annotation file with all of its 200 classes."""
+    (folder / "downloads").mkdir()
+    database = {}
+    for name, subset in [("aaaaaaaaaaa", "training"), ("bbbbbbbbbbb", "validation")]:
+        media.write(folder / "downloads" / f"v_{name}.mp4", frames=240)
+        database[name] = {"subset": subset, "annotations": [{"segment": [0.3, 2.1], "label": "action 000"}]}
+    others = [{"segment": [0, 1], "label": f"action {number:03d}"} for number in range(200)]
+    database["ccccccccccc"] = {"subset": "testing", "annotations": others}
+    (folder / "activity_net.v1-3.min.json").write_text(json.dumps({"version": "VERSION 1.3", "database": database}))
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -48,13 +62,21 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+Results = list[tuple[list[str], subprocess.CompletedProcess[str]]]
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> Results:
+    """The commands in their order, and what became of each."""
+    commands = [line.split() for block in blocks("sh") for line in block.strip().splitlines()]
+    return [(command, run(command, folder)) for command in commands]
+
+
 @pytest.mark.slow
 @pytest.mark.torch
-def test_the_commands_run_in_their_order(folder: Path):
-    commands = [line.split() for block in blocks("sh") for line in block.strip().splitlines()]
-    assert len(commands) >= 9
-    for command in commands:
-        result = run(command, folder)
+def test_the_commands_run_in_their_order(folder: Path, ran: Results):
+    assert len(ran) >= 20
+    for command, result in ran:
         named = [released.RELEASED[part] for part in command if part in released.RELEASED]
         if named:  # can't be fetched here: the message says from where, and where to put it
             assert result.returncode == 2, result.stderr
@@ -62,10 +84,26 @@ def test_the_commands_run_in_their_order(folder: Path):
             assert "Traceback" not in result.stderr
         else:
             assert result.returncode == 0, (command, result.stdout, result.stderr)
-    for block in blocks("python"):
-        shown = run(["python", "-c", block], folder)
-        assert "one (1, 512) 30.0" in shown.stdout, shown.stderr
+    shown = [run(["python", "-c", block], folder) for block in blocks("python")]
+    assert [result.returncode for result in shown] == [0, 0], [result.stderr for result in shown]
+    assert "one (1, 512) 30.0" in shown[0].stdout
+    assert "(8, 16, 128, 171, 3) uint8 [0, 1, 0, 1, 0, 1, 0, 1]" in shown[1].stdout
     assert sorted(path.name for path in (folder / "per_video").iterdir()) == ["one.pkl", "two.pkl"]
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_clusters_commands_run_on_beams_own_runner(folder: Path, ran: Results):
+    """The runner of each is replaced by the one that needs no cluster, and its flags stay."""
+    (block,) = blocks("beam")
+    commands = [line.split() for line in block.strip().splitlines()]
+    assert len(commands) == 3
+    for command in commands:
+        runner = command.index("--beam_runner") + 1
+        assert command[runner] in {"FlinkRunner", "SparkRunner", "DataflowRunner"}
+        command[runner] = "DirectRunner"
+        result = run(command, folder)
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
 
 
 @pytest.mark.slow
