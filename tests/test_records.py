@@ -35,7 +35,7 @@ def test_lossless_frames_come_back_to_the_bit(kind: str):
 
 
 def test_jpeg_frames_come_back_close():
-    """Quality 95 and full chroma: noise of 2 values in each channel is the worst of it."""
+    """Quality 96 and full chroma: noise of 2 values in each channel is the worst of it."""
     frame = smooth()
     back = decoded(records.encode_frame(frame, "jpeg"), "jpeg")
     assert psnr(back, frame) > 40

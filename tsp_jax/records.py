@@ -25,7 +25,7 @@ MAX_STARTS = 64
 FORMAT_VERSION = 1
 Codec = Literal["jpeg", "lossless"]
 CODECS: tuple[str, ...] = get_args(Codec)
-_JPEG_QUALITY = 95
+_JPEG_QUALITY = 96
 _ROUNDING = 1e-6  # of places: CSVs keep some 15 digits of a second
 _FRAME_SHAPE = (*transforms.RESIZED, 3)
 
@@ -40,7 +40,7 @@ def place(sec: float) -> int:
 
 
 def encode_frame(frame: UInt8[np.ndarray, "128 171 3"], codec: Codec) -> bytes:
-    """A frame as bytes: a JPEG file of quality 95 without chroma subsampling, or without loss.
+    """A frame as bytes: a JPEG file of quality 96 without chroma subsampling, or without loss.
 
     Without loss: each pixel less its left neighbour, modulo 256, through zlib.
     """
