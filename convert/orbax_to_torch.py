@@ -2,14 +2,12 @@
 
 import argparse
 import collections
-import contextlib
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from convert import torch_names, torch_to_orbax
-from tsp_jax import checkpoints
+from tsp_jax import checkpoints, files
 
 
 def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:
@@ -37,17 +35,9 @@ def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, o
             "weights_sha256": checkpoint.weights_sha256,
         },
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            # The older format: the original pins PyTorch 1.4, which reads no other.
-            torch.save(content, file, _use_new_zipfile_serialization=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        # The older format: the original pins PyTorch 1.4, which reads no other.
+        torch.save(content, file, _use_new_zipfile_serialization=False)
 
 
 def check_output(path: pathlib.Path, overwrite: bool) -> None:

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in DIR")
     args = parser.parse_args(argv)
     try:
-        _check_output(args.output, args.overwrite)
+        checkpoints.check_output(args.output, args.overwrite)  # before the work
         checkpoint = read_any(args.checkpoint)
         if args.backbone and args.backbone != checkpoint.config.backbone:
             raise ValueError(
@@ -160,16 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{describe(checkpoint)}\nwritten to {args.output}")
     return 0
-
-
-def _check_output(path: pathlib.Path, overwrite: bool) -> None:
-    """Fails before the work is done; and where overwriting would delete something else than a checkpoint."""
-    if not path.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(f"{path} exists; name another folder or pass --overwrite")
-    if not (path / "about" / "metadata").is_file():
-        raise FileExistsError(f"{path} is not a checkpoint folder, and will not be overwritten; name another folder")
 
 
 def _state_dict(torch: types.ModuleType, content: Any, where: str) -> Mapping[str, Any]:

@@ -33,11 +33,11 @@ from array_record.python import array_record_module  # type: ignore (a compiled 
 from etils import epath
 
 from data_builders import labels as label_mappings
-from data_builders import metadata, span_builder, spans
+from data_builders import span_builder, spans
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
-from tsp_jax import records, segments
+from tsp_jax import cli, records, segments
 
 BUILDERS: dict[str, type[span_builder.SpanBuilder]] = {
     "activitynet": activitynet_dataset_builder.Builder,
@@ -550,6 +550,7 @@ def _lock(lock: TextIO, work: Path) -> None:
 
 
 def _replace_text(path: Path, text: str) -> None:
+    """Like `files.replacing`, for several writers: Beam may run a task twice."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)
@@ -639,9 +640,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--data_dir", required=True, help="where the data set's folder goes: DATA_DIR/DATASET/CONFIG/VERSION")
     add("--labels", metavar="JSON", help="the action label mapping; without it, all labels of the ground truth, sorted")
     add("--config", choices=[item.name for item in span_builder.CONFIGS], default="jpeg", help="default: %(default)s")
-    add("--num_shards", type=metadata.positive_int, help="files of each split; without it, of about 256 MB")
+    add("--num_shards", type=cli.positive_int, help="files of each split; without it, of about 256 MB")
     workers = os.cpu_count() or 1
-    add("--workers", type=metadata.positive_int, default=workers, help="processes (default: %(default)s)")
+    add("--workers", type=cli.positive_int, default=workers, help="processes (default: %(default)s)")
     add("--on_error", choices=["skip", "stop"], default="skip", help="what to do at a part of a video that can't be read")
     add("--beam_runner", help="run on Apache Beam instead: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner")
     add("--beam_option", action="append", default=[], metavar="OPTION", help="passed on to Beam; may be repeated")

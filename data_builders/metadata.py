@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tqdm
 
-from tsp_jax import annotations, segments, video
+from tsp_jax import annotations, cli, segments, video
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,16 +107,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--videos", required=True, help="a folder, searched with its subfolders; file names are relative to it")
     add("--output", required=True, help="the CSV file")
-    add("--workers", type=positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
     return parser.parse_args(arguments)
-
-
-def positive_int(text: str) -> int:
-    """The whole number that a flag's text says, from 1 up, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up; got {text}")
-    return value
 
 
 if __name__ == "__main__":

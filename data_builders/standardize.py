@@ -12,8 +12,7 @@ from pathlib import Path
 
 import tqdm
 
-from data_builders import metadata
-from tsp_jax import annotations, video
+from tsp_jax import annotations, cli, files, segments, video, video_writing
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -87,7 +86,7 @@ def plan(root: Path, output: Path) -> dict[Path, Path]:
 def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str], object] | None = None) -> int:
     """Writes a video at 30 fps, whole or not at all; the number of frames.
 
-    What is chosen and how is told by `video.resample`. A damaged video is kept up to its first error.
+    What is chosen and how is told by `video_writing.resample`. A damaged video is kept up to its first error.
 
     Args:
       source: the video.
@@ -99,15 +98,10 @@ def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str
       VideoError: it can't be read.
       OSError: it can't be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        frames, damage = video.resample(source, temporary, FPS, crf=crf)
+    with files.replacing(target) as temporary:
+        frames, damage = video_writing.resample(source, temporary, FPS, crf=crf)
         if damage and note_damage is not None:
             note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return frames
 
 
@@ -140,10 +134,7 @@ class _Errors:
         return self.rows
 
     def _write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *self.rows])
-        temporary.replace(self.path)
+        segments.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
 
 
 def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors: _Errors) -> int:
@@ -169,7 +160,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, help="a folder, searched with its subfolders, or a file")
     add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
-    add("--workers", type=metadata.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
     add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
     add("--overwrite", action="store_true", help="convert also those whose output is there")
     return parser.parse_args(arguments)

@@ -17,8 +17,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from data_builders import metadata
-from tsp_jax import video
+from tsp_jax import cli, files, video_writing
 
 # Each is a way to move. All are done by the same shapes, in the same places, at the same sizes and angles.
 CLASSES = ("bounce", "circle_clockwise", "circle_counterclockwise", "pulse", "spin", "swing")
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (OSError, video.VideoError) as error:
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     length_sec = sum(item.num_frames for item in scripts) / FPS
@@ -128,7 +127,7 @@ def annotations(scripts: Sequence[Script]) -> dict[str, Any]:
 def write(item: Script, path: Path) -> int:
     """Draws and writes a video, whole or not at all; the number of frames."""
     scene = Scene(item)
-    return video.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
+    return video_writing.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
 
 
 class Scene:
@@ -280,7 +279,6 @@ def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
       ValueError: they differ.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, recipe)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -289,9 +287,8 @@ def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -305,22 +302,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--output", required=True, help="the folder")
-    add("--videos", required=True, type=metadata.positive_int, help="how many; of five, three train, one validates, one tests")
-    add("--seed", required=True, type=_whole, help="of all that is drawn at random")
+    add("--videos", required=True, type=cli.positive_int, help="how many; of five, three train, one validates, one tests")
+    add("--seed", required=True, type=cli.non_negative_int, help="of all that is drawn at random")
     add("--seconds", type=float, nargs=2, default=[20.0, 60.0], metavar=("MIN", "MAX"), help="length of a video")
-    add("--workers", type=metadata.positive_int, default=os.cpu_count() or 1, help="processes")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     low, high = options.seconds
     if not 2 * MIN_PART_SEC <= low <= high < 3600:
         parser.error(f"--seconds: from {2 * MIN_PART_SEC:g} (an action and background) up to 3600, MIN first; got {low} {high}")
     return options
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"a whole number from 0 up; got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 import tqdm
 
 from data_builders import metadata
-from tsp_jax import segments, video
+from tsp_jax import cli, segments, video
 
 # Annotators mark tenths of a second, and containers round their duration: less than this beyond the end is no fault.
 _BEYOND_END_SEC = 0.1
@@ -286,7 +286,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "twice: warn of these (training clamps and drops them) and fail for the rest alone",
     )
     workers = os.cpu_count() or 1
-    add("--workers", type=metadata.positive_int, default=workers, help="videos scanned at once (default: %(default)s)")
+    add("--workers", type=cli.positive_int, default=workers, help="videos scanned at once (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from jaxtyping import UInt8
 
-from tsp_jax import checkpoints, video
+from tsp_jax import checkpoints, video_writing
 from tsp_jax.models import functional, tsp
 
 SIZE = (240, 320)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(parser.parse_args(arguments).output)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     for i, seconds in enumerate(tqdm.tqdm(SECONDS, desc="videos", unit="video")):
-        video.write(folder / "videos" / f"circling_{i}.mp4", moving_square(seconds, seed=i), FPS)
+        video_writing.write(folder / "videos" / f"circling_{i}.mp4", moving_square(seconds, seed=i), FPS)
     config = tsp.ModelConfig("r3d_18")
     checkpoint = checkpoints.make(config, functional.init(config, seed=0), checkpoints.Origin("random weights, seed 0"))
     checkpoints.save(folder / "r3d_18", checkpoint, overwrite=True)

@@ -644,6 +644,8 @@ def test_existing_output_is_kept_unless_asked(
     (other / "chapter1.tex").write_text("…")
     message = error_of(capsys, torch_to_orbax.main([*arguments, str(other), "--overwrite"]))
     assert "is not a checkpoint folder, and will not be overwritten" in message
+    with pytest.raises(FileExistsError, match="thesis is not a checkpoint folder"):
+        checkpoints.save(other, checkpoints.load(converted[0]), overwrite=True)
     assert [path.name for path in other.iterdir()] == ["chapter1.tex"]
 
 

@@ -436,7 +436,7 @@ def test_a_run_that_ends_just_now_does_not_stop_the_next(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "mkdir", mkdir_and_lose)
     write(tmp_path / "f.h5", ["a"])
-    assert len(made) == 2 and features.names(tmp_path / "f.h5") == ["a"]
+    assert made[:2] == [parts(tmp_path / "f.h5")] * 2 and features.names(tmp_path / "f.h5") == ["a"]
 
 
 # ----------------------------------------------------------------------------------------------------- which runs go together
@@ -577,8 +577,8 @@ def test_a_part_that_is_spoiled_is_done_again(tmp_path: Path):
 def test_what_a_kill_left_half_written_is_neither_read_nor_kept(tmp_path: Path):
     output = tmp_path / "f.h5"
     parts(output).mkdir()
-    (parts(output) / "0123.h5.tmp").write_bytes(b"half")
-    (tmp_path / "f.h5.tmp").write_bytes(b"half")
+    (parts(output) / ".0123.h5.tmp").write_bytes(b"half")
+    (tmp_path / ".f.h5.tmp").write_bytes(b"half")
     write(output, ["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"] and features.names(output) == ["a"]
 

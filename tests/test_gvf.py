@@ -92,7 +92,7 @@ def test_wrong_files_are_refused(extracted: Path, tmp_path: Path, capsys: pytest
     assert run(tmp_path / "none.h5", tmp_path / "gvf.h5", "max") == 2
     assert run(tmp_path / "text.h5", tmp_path / "gvf.h5", "max") == 2
     assert run(extracted, extracted, "max") == 2
-    assert run(extracted, tmp_path / "no" / "folder" / "gvf.h5", "max") == 1
+    assert run(extracted, tmp_path / "text.h5" / "gvf.h5", "max") == 1
     assert capsys.readouterr().err.count("error: ") == 4
     assert extracted.read_bytes() == before
     assert not (tmp_path / "gvf.h5").exists()
@@ -108,3 +108,29 @@ def test_unknown_pool_is_status_2(extracted: Path, tmp_path: Path):
     with pytest.raises(SystemExit) as caught:
         run(extracted, tmp_path / "gvf.h5", "median")
     assert caught.value.code == 2
+
+
+def test_global_features_are_read_by_name(extracted: Path, tmp_path: Path):
+    gvf.main(["--features", str(extracted), "--pool", "max", "--output", str(tmp_path / "gvf.h5")])
+    vectors = features.read_global_features(tmp_path / "gvf.h5")
+    assert sorted(vectors) == features.names(extracted)
+    for name, vector in vectors.items():
+        np.testing.assert_array_equal(vector, features.read(extracted, name).features.max(axis=0))
+
+
+def test_the_originals_global_features_are_read(shared: Path):
+    vectors = features.read_global_features(shared / "annotations" / "thumos14_r2plus1d_34-max_gvf.h5")
+    assert {(vector.shape, vector.dtype.name) for vector in vectors.values()} == {((512,), "float32")}
+
+
+def test_files_of_something_else_are_no_global_features(extracted: Path, tmp_path: Path):
+    with pytest.raises(features.FeatureFileError, match="not a file of global features"):
+        features.read_global_features(extracted)
+    with pytest.raises(features.FeatureFileError, match="no such file"):
+        features.read_global_features(tmp_path / "none.h5")
+    features.write_global_features(tmp_path / "two.h5", {"a": np.zeros(3, np.float32), "b": np.zeros(4, np.float32)}, {})
+    with pytest.raises(features.FeatureFileError, match=r"vectors of one width, found \[3, 4\]"):
+        features.read_global_features(tmp_path / "two.h5")
+    features.write_global_features(tmp_path / "none_at_all.h5", {}, {})
+    with pytest.raises(features.FeatureFileError, match="found none"):
+        features.read_global_features(tmp_path / "none_at_all.h5")

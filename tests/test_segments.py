@@ -1,6 +1,7 @@
 """Tests of the tables of annotations: what is written reads back the same, and what is wrong is named with its line."""
 
 import csv
+import os
 from pathlib import Path
 
 import hypothesis
@@ -122,7 +123,7 @@ def test_wrong_files_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="an empty file"):
         segments.read_groundtruth(write(tmp_path / "e.csv"))
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="not a CSV of text"):
+    with pytest.raises(ValueError, match="not a CSV of UTF-8 text"):
         segments.read_groundtruth(tmp_path / "b.csv")
 
 
@@ -139,6 +140,17 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         segments.write_groundtruth(path, broken())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_are_not_utf_8_are_refused_or_kept_as_asked(tmp_path: Path):
+    path, name = tmp_path / "t.csv", os.fsdecode(b"caf\xe9.mp4")
+    with pytest.raises(UnicodeEncodeError):
+        segments.write_table(path, ["filename"], [[name]])
+    assert list(tmp_path.iterdir()) == []
+    segments.write_table(path, ["filename"], [[name]], errors="surrogateescape")
+    assert path.read_bytes() == b"filename\ncaf\xe9.mp4\n"
+    segments.write_table(path, ["filename"], [[name]], errors="backslashreplace")
+    assert path.read_bytes() == b"filename\ncaf\\udce9.mp4\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- metadata

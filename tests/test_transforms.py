@@ -144,3 +144,52 @@ def test_blend_of_a_frame_does_not_depend_on_its_batch() -> None:
 def test_taps_are_computed_once_a_size() -> None:
     assert transforms.centre_taps(64, 96) is transforms.centre_taps(64, 96)
     assert isinstance(transforms.centre_taps, functools._lru_cache_wrapper)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_resized_frames_are_pytorchs_rounded(height: int, width: int):
+    torch = pytest.importorskip("torch")
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    resized = transforms.resize(frame)
+    assert resized.dtype == np.uint8 and resized.shape == (128, 171, 3)
+    source = torch.tensor(frame).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.interpolate(source, (128, 171), mode="bilinear", align_corners=False)
+    expected = expected[0].permute(1, 2, 0).numpy()
+    # Half a step of rounding, and what the two blends differ by.
+    assert np.abs(resized - expected).max() <= 0.5 + 255 * tolerance(height, width)
+
+
+def test_window_is_cut_from_the_mirrored_clip():
+    draw = np.random.default_rng(0)
+    video = draw.integers(0, 256, (6, 3, 128, 171, 3), dtype=np.uint8)
+    crop = np.array([(0, 0), (16, 59), (8, 30), (16, 0), (0, 59), (3, 7)], np.int32)
+    flip = np.array([False, False, True, True, True, False])
+    windows = np.asarray(jax.jit(transforms.window)(video, crop, flip))
+    for clip, (top, left), mirrored, found in zip(video, crop, flip, windows, strict=True):
+        whole = clip[:, :, ::-1] if mirrored else clip
+        np.testing.assert_array_equal(found, whole[:, top : top + 112, left : left + 112])
+
+
+@pytest.mark.torch
+def test_augmented_clips_are_those_of_the_originals_order() -> None:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    video = random.integers(0, 256, (5, 2, 128, 171, 3), np.uint8)
+    crop, flip = np.array([[0, 0], [16, 59], [16, 0], [3, 41], [8, 30]], np.int32), np.array([True, False, True, True, False])
+    found = jax.jit(transforms.augment)(video, crop, flip)
+    assert found.dtype == jnp.float32
+    for clip, (top, left), mirrored, ours in zip(video, crop, flip, found, strict=True):
+        theirs = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
+        theirs = theirs.flip(-1) if mirrored else theirs
+        mean, std = (torch.tensor(x)[:, None, None] for x in (transforms.MEAN, transforms.STD))
+        theirs = ((theirs - mean) / std)[..., top : top + 112, left : left + 112]
+        # The compiler may multiply by a reciprocal: one rounding of values up to 2.7.
+        np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=5e-7)
+
+
+def test_augment_normalizes_in_float64_where_asked() -> None:
+    with jax.enable_x64(True):
+        video, crop = np.full((1, 1, 128, 171, 3), 7, np.uint8), np.zeros((1, 2), np.int32)
+        found = transforms.augment(video, crop, np.array([False]), jnp.float64)
+        np.testing.assert_allclose(found[0, 0, 0, 0], (7 / 255 - np.array(transforms.MEAN)) / transforms.STD, rtol=1e-14)

@@ -181,7 +181,7 @@ def test_name_may_be_any_bytes(made: Callable[[str], Path], tmp_path: Path) -> N
 
 def test_frames_too_large_and_too_many_are_refused(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(video, "_MAX_PIXELS", 96 * 64 - 1)
+        patch.setattr(video, "MAX_PIXELS", 96 * 64 - 1)
         with pytest.raises(video.VideoError, match="frames of 96x64 pixels; at most 6143"):
             video.scan(made("short.mp4"))
     monkeypatch.setattr(video, "_MAX_FRAMES", 29)
@@ -225,7 +225,7 @@ def test_reader_gives_only_what_is_needed_and_stops_after_it(made: Callable[[str
 
 def test_reader_that_needs_nothing_opens_nothing(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     scan = video.scan(made("plain.mp4"))
-    monkeypatch.setattr(video, "_open", lambda path: pytest.fail("opened"))
+    monkeypatch.setattr(video, "open_container", lambda path: pytest.fail("opened"))
     reader = video.Reader(scan, np.zeros(60, bool))
     assert list(reader) == []
     assert (reader.decoded, reader.damage, reader.misdated) == (0, "", False)
@@ -500,8 +500,8 @@ class Faulty:
 
 def test_stream_that_appears_late_does_not_end_the_video(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """PyAV 18 raises an IndexError at the end of some MPEG streams, before the decoder gave what it holds."""
-    whole = video._open
-    monkeypatch.setattr(video, "_open", lambda path: Faulty(whole(path), IndexError("list index out of range"), 60))
+    whole = video.open_container
+    monkeypatch.setattr(video, "open_container", lambda path: Faulty(whole(path), IndexError("list index out of range"), 60))
     scan = video.scan(made("b_frames.mp4"))
     frames, reader = read(scan)
     assert len(frames) == len(scan.timeline.pts) == 60
@@ -512,14 +512,14 @@ def test_stream_that_appears_late_does_not_end_the_video(made: Callable[[str], P
 def test_file_that_breaks_off_between_packets_gives_the_frames_so_far(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = video._open
+    whole = video.open_container
     error = av.error.InvalidDataError(1094995529, "Input/output error")
-    monkeypatch.setattr(video, "_open", lambda path: Faulty(whole(path), error, 33))
+    monkeypatch.setattr(video, "open_container", lambda path: Faulty(whole(path), error, 33))
     scan = video.scan(made("b_frames.mp4"))
     frames, reader = read(scan)
     assert len(frames) == len(scan.timeline.pts) == 33  # those that the decoder held too
     assert reader.damage.startswith("Input/output error, after ")
-    monkeypatch.setattr(video, "_open", lambda path: Faulty(whole(path), error, 0))
+    monkeypatch.setattr(video, "open_container", lambda path: Faulty(whole(path), error, 0))
     with pytest.raises(video.VideoError, match="no packet can be read: Input/output error"):
         video.scan(made("b_frames.mp4"))
 
@@ -659,27 +659,3 @@ def test_real_damage_leaves_the_frames_before_it(shared: Path) -> None:
     assert sorted(frames) == list(range(28))
     assert reader.damage == "Invalid data found when processing input, after 28 frames"
     assert not reader.misdated
-
-
-# Writing
-
-
-def test_written_frames_are_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "written.mp4"
-    assert video.write(path, (media.picture(number) for number in range(20)), Fraction(15)) == 20
-    scan = video.scan(path)
-    assert (len(scan.timeline.pts), scan.timeline.fps, scan.trimmed) == (20, 15.0, False)
-    frames, _ = read(scan)
-    assert [media.number(frames[number]) for number in range(20)] == list(range(20))
-
-
-def test_interrupted_writing_leaves_no_file(tmp_path: Path) -> None:
-    def breaking() -> Iterator[np.ndarray]:
-        yield media.picture(0)
-        raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        video.write(tmp_path / "written.mp4", breaking(), 15)
-    with pytest.raises(ValueError, match="no frames"):
-        video.write(tmp_path / "written.mp4", iter(()), 15)
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,5 @@
 """The videos to work on: those of a folder, one file, or those of a metadata CSV, each with its name or its fault."""
 
-import csv
 import dataclasses
 import os
 from collections import defaultdict
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import clips
+from tsp_jax import clips, segments
 
 EXTENSIONS = frozenset(  # what a folder is searched for
     ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"]
@@ -89,46 +88,35 @@ def _raise(error: OSError) -> None:
 def _read_metadata(path: Path, root: Path) -> list[Video]:
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            missing = [column for column in METADATA_COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f"{path}: no column {', '.join(missing)}; expected filename, video-duration, fps, video-frames, "
-                    f"found {', '.join(reader.fieldnames or ()) or 'an empty file'}"
-                )
-            videos = [_metadata_row(row, f"{path.name} line {reader.line_num}", root) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
+    videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in segments.read_table(path, METADATA_COLUMNS)]
     if not videos:
         raise ValueError(f"{path}: lists no video")
     return videos
 
 
-def _metadata_row(row: dict[str, str | None], where: str, root: Path) -> Video:
-    filename = row["filename"] or ""
+def _metadata_row(row: segments.TableRow, where: str, root: Path) -> Video:
+    filename = row.fields.get("filename", "")
     name, path = video_name(Path(filename)), root / filename
     try:
-        if None in row or None in row.values():
-            raise ValueError("more or fewer fields than columns; a filename with a comma stands in quotes")
+        if row.fault:
+            raise ValueError(row.fault)
         if not filename:
             raise ValueError("no filename")
         if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
             raise ValueError(f"{filename!r} leads out of {root}")
         fps, frames = clips.check_fps(_number(row, "fps")), _number(row, "video-frames")
         if not (frames.is_integer() and frames >= 0):
-            raise ValueError(f"video-frames is a whole number; got {row['video-frames']!r}")
+            raise ValueError(f"video-frames is a whole number; got {row.fields['video-frames']!r}")
         return Video(name, path, fps, int(frames))
     except ValueError as error:
         return Video(name, path, fault=f"{where}: {error}")
 
 
-def _number(row: dict[str, str | None], column: str) -> float:
+def _number(row: segments.TableRow, column: str) -> float:
     try:
-        return float(row[column] or "")
+        return float(row.fields[column])
     except ValueError as error:
-        raise ValueError(f"{column} is a number; got {row[column]!r}") from error
+        raise ValueError(f"{column} is a number; got {row.fields[column]!r}") from error
 
 
 def _refuse_names(videos: list[Video]) -> list[Video]:

@@ -57,11 +57,10 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
     """Writes a checkpoint folder, whole or not at all.
 
     Raises:
-      FileExistsError: the folder exists and `overwrite` is false.
+      FileExistsError: the folder exists and `overwrite` is false, or what exists there is no checkpoint.
     """
+    check_output(path, overwrite)
     path = Path(path).absolute()
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; name another folder or pass --overwrite")
     about = {
         "format_version": FORMAT_VERSION,
         "tsp_jax_version": tsp_jax.__version__,
@@ -74,6 +73,20 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
         writer.save(path, items, force=overwrite)
 
 
+def check_output(path: str | Path, overwrite: bool) -> None:
+    """Nothing, when a checkpoint may be written there.
+
+    Raises:
+      FileExistsError: the folder exists and `overwrite` is false, or what exists there is no checkpoint.
+    """
+    if not Path(path).exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{path} exists; name another folder or pass --overwrite")
+    if not _page(path).is_file():
+        raise FileExistsError(f"{path} is not a checkpoint folder, and will not be overwritten; name another folder")
+
+
 def load(path: str | Path) -> Checkpoint:
     """The checkpoint in a folder, its variables on the first local device.
 
@@ -82,7 +95,7 @@ def load(path: str | Path) -> Checkpoint:
       ValueError: the folder is of another format, or its arrays are not those that its page promises.
     """
     path = Path(path).absolute()
-    page = path / "about" / "metadata"
+    page = _page(path)
     if not page.is_file():
         raise FileNotFoundError(
             f"{path}: no checkpoint of tsp_jax (no about/metadata in it); expected a folder written by "
@@ -145,6 +158,10 @@ def weights_sha256(variables: functional.Variables) -> str:
         digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def _page(path: str | Path) -> Path:
+    return Path(path) / "about" / "metadata"
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -6,9 +6,7 @@ batches (`encoder`); a video whose last row has come back is committed to the fi
 
 import argparse
 import contextlib
-import csv
 import dataclasses
-import io
 import os
 import signal
 import sys
@@ -21,7 +19,7 @@ import numpy as np
 import tqdm
 
 import tsp_jax
-from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, features, video
+from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, features, segments, video
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -29,9 +27,7 @@ from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, featu
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use."""
     options = _parse(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    cli.show_any_name()
     try:
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)
@@ -77,8 +73,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--metadata_csv", help="columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the HDF5 file")
-    add("--stride", type=_positive_int, default=16, help="resampled frames from one clip's start to the next's")
-    add("--clip_len", type=_positive_int, default=16, help="frames in a clip")
+    add("--stride", type=cli.positive_int, default=16, help="resampled frames from one clip's start to the next's")
+    add("--clip_len", type=cli.positive_int, default=16, help="frames in a clip")
     add("--frame_rate", type=float, default=15.0, help="frames a second that videos are resampled to")
     add(
         "--frame_selection",
@@ -86,22 +82,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="reference",
         help="a clip's frames: the original's, or the plain grid",
     )
-    add("--batch_size", type=_positive_int, default=32, help="clips in a batch, for each device")
+    add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch, for each device")
     add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
     add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
-    add("--workers", type=_positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
-    add("--num_shards", type=_positive_int, default=1, help="parts that the list of videos is cut into")
+    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    add("--num_shards", type=cli.positive_int, default=1, help="parts that the list of videos is cut into")
     add("--shard_id", type=int, default=0, help="the part to do, from 0")
     add("--on_error", choices=["skip", "stop"], default="skip", help="after a video that fails")
     add("--overwrite", action="store_true", help="forget what the output holds")
     return parser.parse_args(arguments)
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up; got {text}")
-    return value
 
 
 @contextlib.contextmanager
@@ -119,16 +108,12 @@ def _terminable() -> Iterator[None]:
 
 
 def _write_errors(path: Path, failures: list["Failure"]) -> None:
-    """Writes the failures as CSV, at once; no failures, no file."""
+    """Writes the failures as CSV, whole or not at all; no failures, no file."""
     if not failures:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        table = csv.writer(stream)
-        table.writerow(["video", "reason", "clips_kept"])
-        table.writerows([failure.video, failure.reason, failure.clips_kept] for failure in failures)
-    os.replace(temporary, path)
+    rows = [(failure.video, failure.reason, failure.clips_kept) for failure in failures]
+    segments.write_table(path, ("video", "reason", "clips_kept"), rows, errors="backslashreplace")
 
 
 def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:

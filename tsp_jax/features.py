@@ -27,6 +27,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32
 
+from tsp_jax import cli, files
+
 FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)
 _MAX_GZIP_RATIO = 1100  # deflate packs at most 1032 to 1; a header that claims more is a lie
@@ -141,7 +143,7 @@ class Writer:
         """Keeps one video, durably; after this returns, no kill loses it."""
         part = self._parts / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.h5"
         attributes = {**self.run, **attributes}
-        with _replacing(part) as temporary:
+        with files.replacing(part) as temporary:
             temporary.write_bytes(_packed(name, features, attributes))
         self.done[name], self._owner[name] = attributes, part
 
@@ -217,7 +219,7 @@ def export(path: str | Path, folder: str | Path, kind: str) -> int:
     videos = names(path)
     for name in tqdm.tqdm(videos, unit="video", disable=None):
         features = read(path, name).features
-        with _replacing(folder / f"{name}.{kind}") as temporary, open(temporary, "wb") as stream:
+        with files.replacing(folder / f"{name}.{kind}") as temporary, open(temporary, "wb") as stream:
             np.save(stream, features) if kind == "npy" else pickle.dump(features, stream)
     return len(videos)
 
@@ -347,34 +349,12 @@ def _write_joined(owner: Mapping[str, Path], output: Path, run: Attributes) -> N
     if needed > free:  # asked first: HDF5 crashes the process when a write fails
         reason = f"{os.strerror(errno.ENOSPC)}: joining takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
         raise OSError(errno.ENOSPC, reason, str(output))
-    with _replacing(output) as temporary, h5py.File(temporary, "w", libver=_HDF5_VERSIONS) as joined:
+    with files.replacing(output) as temporary, h5py.File(temporary, "w", libver=_HDF5_VERSIONS) as joined:
         _set_attributes(joined, {**run, "format_version": FORMAT_VERSION})
         for path, names_there in itertools.groupby(sorted(owner), key=owner.__getitem__):
             with _reading(path) as file:
                 for name in names_there:
                     file.copy(_checked(file, name, path), joined, name)  # chunks as they are, without unpacking
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path`, durably, when the block ends without an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(folder: Path) -> TextIO:
@@ -427,7 +407,7 @@ def write_global_features(path: str | Path, vectors: Mapping[str, Float32[np.nda
             file.create_dataset(
                 name, data=vector.astype(FEATURE_DTYPE), chunks=vector.shape, compression="gzip", compression_opts=9
             )
-    with _replacing(Path(path)) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
@@ -473,8 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--output", required=True, help="a folder")
     command.add_argument("--format", choices=["npy", "pkl"], default="npy", help="pkl: as the original writes them")
     options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that this terminal can't show
+    cli.show_any_name()
     try:
         if options.command == "info":
             info(options.file, sys.stdout)

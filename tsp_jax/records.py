@@ -60,10 +60,9 @@ def decode_frame(data: bytes, codec: Codec, out: UInt8[np.ndarray, "128 171 3"])
       ValueError: the bytes are no frame of this size.
     """
     if codec == "jpeg":
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != transforms.RESIZED:
-            raise ValueError(f"a frame of {width}x{height}; expected {transforms.RESIZED[1]}x{transforms.RESIZED[0]}")
-        simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+        shape = simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape
+        if shape != _FRAME_SHAPE:
+            raise ValueError(f"a frame of shape {shape}; expected {_FRAME_SHAPE}")
         return
     size = int(np.prod(_FRAME_SHAPE))
     try:

@@ -1,14 +1,14 @@
 """Annotated segments of videos: the ground-truth CSV, the metadata CSV and the label mappings, read strictly, written whole."""
 
-import contextlib
 import csv
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar
+
+from tsp_jax import files
 
 ACTION = "Action"
 NO_ACTION = "No action"
@@ -154,7 +154,7 @@ def read_label_mapping(path: str | Path) -> list[str]:
 def write_label_mapping(path: str | Path, labels: Sequence[str]) -> None:
     """Writes a mapping, a label a line as the released ones have it, whole or not at all."""
     lines = ",\n ".join(json.dumps(label, ensure_ascii=False) for label in labels)
-    with _replacing(Path(path)) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(f"[{lines}]", encoding="utf-8")
 
 
@@ -187,12 +187,22 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; expected a CSV of {', '.join(columns)}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of text ({error})") from error
+        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
 
 
-def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file, whole or not at all."""
-    with _replacing(Path(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> None:
+    """Writes a CSV file, whole or not at all.
+
+    Args:
+      path: the file.
+      columns: its header.
+      rows: the fields of each.
+      errors: what becomes of names of files that are not UTF-8, as `open` has it.
+
+    Raises:
+      UnicodeEncodeError: there is such a name, and `errors` is "strict".
+    """
+    with files.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors=errors) as stream:
         table = csv.writer(_PlainLineEnds(stream))
         table.writerow(columns)
         table.writerows(rows)
@@ -307,16 +317,3 @@ class _PlainLineEnds:
 
     def write(self, row: str) -> int:
         return self._stream.write(row.removesuffix("\r\n") + "\n")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,9 +8,10 @@ shape serves all videos.
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int64, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, UInt8
 
 RESIZED = (128, 171)  # height, width
 CROP = (112, 112)
@@ -86,6 +87,39 @@ def blend(
     row, column = row_weight[:, :, None, None, None], column_weight[:, None, :, None]
     x = x[:, :, 0] * (1 - row) + x[:, :, 1] * row
     return x[:, :, :, 0] * (1 - column) + x[:, :, :, 1] * column
+
+
+def window(
+    video: UInt8[Array, "b t 128 171 3"], crop: Int32[Array, "b 2"], flip: Bool[Array, " b"]
+) -> UInt8[Array, "b t 112 112 3"]:
+    """Clips mirrored where `flip` says so, then cut to the 112x112 window whose top and left `crop` gives. On the device."""
+
+    def cut(
+        frames: UInt8[Array, "t 128 171 3"], at: Int32[Array, " 2"], mirrored: Bool[Array, ""]
+    ) -> UInt8[Array, "t 112 112 3"]:
+        # The window of the mirrored frame is that of the frame from the other side, mirrored.
+        left = jnp.where(mirrored, RESIZED[1] - CROP[1] - at[1], at[1])
+        zero = jnp.zeros((), at.dtype)
+        part = jax.lax.dynamic_slice(frames, (zero, at[0], left, zero), (frames.shape[0], *CROP, 3))
+        return jnp.where(mirrored, part[:, :, ::-1], part)
+
+    return jax.vmap(cut)(video, crop, flip)
+
+
+def augment(
+    video: UInt8[Array, "b t 128 171 3"],
+    crop: Int32[Array, "b 2"],
+    flip: Bool[Array, " b"],
+    dtype: jnp.dtype = jnp.float32,
+) -> Float[Array, "b t 112 112 3"]:
+    """Clips for the network: mirrored, cut to their windows, normalized. On the device.
+
+    A window must lie within the frame, which is checked nowhere.
+
+    Source: TSP, released training transforms; flip and crop come first here, since they commute with what is done to each
+      value and move a quarter of the bytes.
+    """
+    return normalize(window(video, crop, flip).astype(dtype) / 255)
 
 
 def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:

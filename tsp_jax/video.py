@@ -1,4 +1,4 @@
-"""The one door to video files: a packet scan that dates every frame, and one forward pass that decodes those asked for."""
+"""The one door to reading videos: a packet scan that dates every frame, and one forward pass that decodes those asked for."""
 
 import collections
 import contextlib
@@ -7,7 +7,7 @@ import heapq
 import itertools
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,8 +15,6 @@ from typing import Any, Literal, get_args
 import av
 import av.container
 import av.error
-import av.filter
-import av.video.frame
 import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -30,9 +28,8 @@ _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v",
 }
-_MAX_PIXELS = 1 << 26  # a frame: twice 8K; a hostile header may claim 2^30
+MAX_PIXELS = 1 << 26  # a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # a video: 12 days at 60 fps
-_MAX_GAP_SEC = 600  # between two frames; a constant rate fills it
 _BT601_OR_UNTOLD = frozenset({0, 2, 5, 6})  # RGB, unspecified, BT.470 BG, SMPTE 170M
 _REORDER_WINDOW = 17  # one more than the deepest reordering that H.264 and HEVC allow
 
@@ -77,9 +74,9 @@ def scan(path: str | Path) -> Scan:
         raise VideoError("the file is empty")
     pts: list[int | None] = []
     hidden, rotation_deg = False, None
-    with _open(path) as container:
-        stream = _video_stream(container)
-        for packet, error in _packets(container, stream):
+    with open_container(path) as container:
+        stream = first_stream(container)
+        for packet, error in packets(container, stream):
             if packet is None:
                 # The file may break off: the frames up to here are used, and the decoding pass reports what it meets.
                 if error and not pts:
@@ -110,13 +107,13 @@ def rescan(video: Scan) -> Scan:
     """
     pts: list[int | None] = []
     reason = ""
-    with _open(video.path) as container:
-        stream = _video_stream(container)
-        for packet, _ in _packets(container, stream):
+    with open_container(video.path) as container:
+        stream = first_stream(container)
+        for packet, _ in packets(container, stream):
             try:
                 pts.extend(frame.pts for frame in stream.decode(packet))
             except av.error.FFmpegError as error:
-                reason = reason or f": {_reason(error)}"
+                reason = reason or f": {reason_of(error)}"
         if not pts:
             raise VideoError(f"no frame decodes{reason}")
         timeline, dated = _timeline(pts, stream, video.dated)
@@ -130,13 +127,13 @@ def count_frames(path: str | Path) -> tuple[int, str]:
       VideoError: the file is no video.
     """
     count = 0
-    with _open(Path(path)) as container:
-        stream = _video_stream(container)
-        for packet, error in _packets(container, stream):
+    with open_container(Path(path)) as container:
+        stream = first_stream(container)
+        for packet, error in packets(container, stream):
             try:
                 count += len(stream.decode(packet))
             except av.error.FFmpegError as decoding_error:
-                return count, _reason(decoding_error)
+                return count, reason_of(decoding_error)
             if error:
                 return count, error
     return count, ""
@@ -205,20 +202,20 @@ class Reader:
         An error spoils what is decoded after it, up to the next key frame. Some of that is shown earlier: so a frame is held
         back until all that was decoded before it has come out and is known to be intact.
         """
-        with _open(self.video.path) as container:
-            stream = _video_stream(container)
+        with open_container(self.video.path) as container:
+            stream = first_stream(container)
             # Packets whose frames have not come out, by timestamp: place in decoding order, whether it is a key frame.
             awaited: dict[int | None, tuple[int, bool]] = {}
             held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
             damaged: list[int] = []  # places of errors since the last key frame
-            for place, (packet, error) in enumerate(_packets(container, stream)):
+            for place, (packet, error) in enumerate(packets(container, stream)):
                 frames: list[av.VideoFrame] = []
                 if packet is not None:
                     awaited[packet.pts] = place, packet.is_keyframe
                 try:
                     frames = stream.decode(packet)
                 except av.error.FFmpegError as decoding_error:
-                    error = error or _reason(decoding_error)
+                    error = error or reason_of(decoding_error)
                     # The original's read ends here: what the decoder still holds is left out, though it may be intact.
                     damaged += [decoded_at for decoded_at, _ in awaited.values()]
                 if error:
@@ -260,167 +257,38 @@ class Reader:
             self._note_damage(f"decord: {_decord_reason(error)}")
 
 
-def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
-    """Writes RGB frames of one even size as an H.264 mp4, whole or not at all; the number of frames.
-
-    The same frames give the same bytes, whatever the machine's load.
+def open_container(path: Path) -> av.container.InputContainer:
+    """The file, open for demuxing; a context manager.
 
     Raises:
-      ValueError: there is no frame.
+      VideoError: FFmpeg can't open it as a video.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    count = 0
-    try:
-        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            # x264's macroblock tree is not repeatable, and neither is what several threads write.
-            stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast", "mbtree": "0"})
-            stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
-            for count, pixels in enumerate(frames, start=1):
-                if count == 1:
-                    stream.height, stream.width = pixels.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            if not count:
-                raise ValueError(f"{path}: no frames to write")
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
-
-
-def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23) -> tuple[int, str]:
-    """Writes a video at a constant rate as an H.264 mp4; the number of frames, and what ended it early, or nothing.
-
-    Frames are those that FFmpeg's filter `fps` chooses, on a grid that starts with the file (with its sound, where that comes
-    first). The picture is turned upright by quarter turns, as the `ffmpeg` command does. Sound is left out. A damaged video
-    ends before its first error, where `python -m data_builders.metadata` ends it too.
-
-    Unlike the command: the first picture is at 0 s, whatever comes before it; pixels become 8-bit 4:2:0, and an odd height or
-    width loses a row or a column, which the command keeps in other layouts and refuses in this one.
-
-    Raises:
-      VideoError: it is missing, no video, has no frame that decodes, or can't be encoded.
-    """
-    scanned = scan(source)
-    count = 0
-    try:
-        with _open(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = _video_stream(container)
-            decoded = _UntilDamage(container, stream, scanned)
-            encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
-            encoder.codec_context.thread_count = 1  # several videos are written at once
-            for frame in _at_constant_rate(decoded, stream.time_base or Fraction(1, 90000), fps):
-                if not count:
-                    context = encoder.codec_context
-                    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
-                    context.color_range, context.colorspace = frame.color_range, frame.colorspace
-                    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
-                frame.pts, frame.time_base = count, Fraction(1, fps)
-                frame.pict_type = av.video.frame.PictureType.NONE  # else the source's key frames stay such
-                output.mux(encoder.encode(frame))
-                count += 1
-            if not count:
-                raise VideoError(f"no frame decodes: {decoded.damage or 'the decoder gives none'}")
-            output.mux(encoder.encode())
-    except av.error.FFmpegError as error:
-        raise VideoError(f"can't be converted: {_reason(error)}") from error
-    return count, decoded.damage
-
-
-class _UntilDamage:
-    """The frames of a video up to the first error, from the file's start at 0; `damage` is that error, or empty."""
-
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, scanned: Scan):
-        self.container, self.stream, self.scanned, self.damage = container, stream, scanned, ""
-
-    def __iter__(self) -> Iterator[av.VideoFrame]:
-        time_base = self.stream.time_base or Fraction(1, 90000)
-        spacing = 1 / (Fraction(self.scanned.timeline.fps).limit_denominator(100_000) * time_base)
-        start = round(Fraction(self.container.start_time or 0, av.time_base) / time_base)
-        last_sec, count = None, 0
-        for packet, error in _packets(self.container, self.stream):
-            frames: list[av.VideoFrame] = []
-            if not error:
-                try:
-                    frames = self.stream.decode(packet)
-                except av.error.FFmpegError as decoding_error:
-                    error = _reason(decoding_error)
-            for frame in frames:
-                pts = frame.pts if self.scanned.dated else round(count * spacing) + start
-                if pts is None:
-                    continue
-                frame_sec = float((pts - start) * time_base)
-                if frame.is_corrupt:
-                    error = error or "the decoder marks a frame as damaged"
-                elif last_sec is not None and frame_sec - last_sec > _MAX_GAP_SEC:
-                    error = error or f"the timestamps leap by {frame_sec - last_sec:.0f} s"
-                elif frame.width * frame.height > _MAX_PIXELS:
-                    error = error or f"a frame of {frame.width}x{frame.height} pixels; at most {_MAX_PIXELS} are read"
-                if error:
-                    break
-                frame.pts, frame.time_base, last_sec = pts - start, time_base, frame_sec
-                frame.duration = frame.duration or max(1, round(spacing))  # tells for how long the last one is shown
-                count += 1
-                yield frame
-            if error:
-                self.damage = f"{error}, after {count} frames"
-                return
-
-
-def _at_constant_rate(frames: Iterable[av.VideoFrame], time_base: Fraction, fps: int) -> Iterator[av.VideoFrame]:
-    """The frames that the filter `fps` chooses, upright, in 8-bit 4:2:0 and of one even size, that of the first."""
-    turns = {90: ["transpose=cclock"], 180: ["hflip", "vflip"], 270: ["transpose=clock"]}  # display matrices count leftwards
-    graph, first = None, None
-    for frame in itertools.chain(frames, [None]):
-        if frame is not None:
-            pts, duration, turn = frame.pts, frame.duration, frame.rotation % 360
-            wanted = "yuvj420p" if frame.format.name == "yuvj420p" else "yuv420p"
-            if first is not None:
-                wanted = first.format.name
-            size = (first.width, first.height) if first is not None else (frame.width, frame.height)
-            if (frame.width, frame.height, frame.format.name) != (*size, wanted):
-                frame = frame.reformat(*size, format=wanted)
-                frame.pts, frame.time_base, frame.duration = pts, time_base, duration
-            if graph is None:
-                first, graph = frame, av.filter.Graph()
-                chain = [graph.add_buffer(width=size[0], height=size[1], format=frame.format, time_base=time_base)]
-                even = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"
-                for name, _, how in (text.partition("=") for text in [*turns.get(turn, []), even, f"fps=fps={fps}"]):
-                    chain.append(graph.add(name, how or None))
-                graph.link_nodes(*chain, graph.add("buffersink")).configure()
-        if graph is None:
-            return
-        graph.vpush(frame)
-        # It has no more for now, or for good.
-        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
-            while True:
-                yield graph.vpull()
-
-
-def _open(path: Path) -> av.container.InputContainer:
     try:
         # An absolute path, for FFmpeg takes what stands before a colon for a protocol.
         return av.open(str(path.absolute()), container_options=_OPEN_OPTIONS, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"not a video that FFmpeg can open, or cut off: {_reason(error)}") from error
+        raise VideoError(f"not a video that FFmpeg can open, or cut off: {reason_of(error)}") from error
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream, set to decode in one thread (several videos are read at once)."""
+def first_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream, set to decode in one thread (several videos are read at once).
+
+    Raises:
+      VideoError: there is none, or it can't be decoded, or its frames are too large.
+    """
     if not container.streams.video:
         raise VideoError("the file has no video stream")
     stream = container.streams.video[0]
     context = stream.codec_context
     if context is None:
         raise VideoError("there is no decoder for the video stream")
-    if not 0 < context.width * context.height <= _MAX_PIXELS:
-        raise VideoError(f"frames of {context.width}x{context.height} pixels; at most {_MAX_PIXELS} pixels are read")
+    if not 0 < context.width * context.height <= MAX_PIXELS:
+        raise VideoError(f"frames of {context.width}x{context.height} pixels; at most {MAX_PIXELS} pixels are read")
     context.thread_type, context.thread_count = "NONE", 1  # dav1d heeds the count alone
     return stream
 
 
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.Packet | None, str]]:
+def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.Packet | None, str]]:
     """The stream's packets, each with what is wrong with it or ""; at the end None, that the decoder may give what it holds."""
     held, error = None, ""
     try:
@@ -430,7 +298,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
                     yield held, "a packet is cut off" if held.is_corrupt else ""
                 held = packet
     except av.error.FFmpegError as breaking_error:
-        error = _reason(breaking_error)
+        error = reason_of(breaking_error)
     except IndexError:
         pass  # the end, in a file where a stream appeared late: PyAV 18 trips over it
     if held is not None:
@@ -438,6 +306,11 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         cut_off = held.is_corrupt or containers.missing_bytes(container.name) > 0
         yield held, "a packet is cut off" if cut_off else ""
     yield None, error
+
+
+def reason_of(error: Exception) -> str:
+    """FFmpeg's own words, without the file's name that PyAV adds."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _timeline(pts: list[int | None], stream: av.VideoStream, dated: bool) -> tuple[clips.Timeline, bool]:
@@ -491,13 +364,13 @@ def _rgb_converter() -> Callable[[av.VideoFrame], UInt8[np.ndarray, "h w 3"]]:
     bt601 = av.video.reformatter.Colorspace.ITU601
 
     def to_rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-        if frame.width * frame.height > _MAX_PIXELS:
-            raise VideoError(f"a frame of {frame.width}x{frame.height} pixels; at most {_MAX_PIXELS} pixels are read")
+        if frame.width * frame.height > MAX_PIXELS:
+            raise VideoError(f"a frame of {frame.width}x{frame.height} pixels; at most {MAX_PIXELS} pixels are read")
         try:
             progressive = _unmarked(frame) if frame.interlaced_frame else frame
             return reformatter.reformat(progressive, format="rgb24", src_colorspace=bt601, threads=1).to_ndarray()
         except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"pixel format {frame.format.name} can't be converted: {_reason(error)}") from error
+            raise VideoError(f"pixel format {frame.format.name} can't be converted: {reason_of(error)}") from error
 
     return to_rgb
 
@@ -548,9 +421,9 @@ def _check_decord(video: Scan) -> None:
 
 
 def _first_frame(path: Path) -> av.VideoFrame | None:
-    with _open(path) as container:
-        stream = _video_stream(container)
-        for packet, _ in _packets(container, stream):
+    with open_container(path) as container:
+        stream = first_stream(container)
+        for packet, _ in packets(container, stream):
             with contextlib.suppress(av.error.FFmpegError):
                 for frame in stream.decode(packet):
                     return frame
@@ -570,8 +443,3 @@ def _decord_reason(error: Exception) -> str:
     """The message without the time, the place in decord's source and the stack that stand around it."""
     line = next((line for line in str(error).splitlines() if ".cc:" in line), str(error).strip())
     return re.sub(r"^.*?\.cc:\d+: ", "", line)[:120]
-
-
-def _reason(error: Exception) -> str:
-    """FFmpeg's own words, without the file's name that PyAV adds."""
-    return getattr(error, "strerror", None) or str(error)

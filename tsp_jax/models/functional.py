@@ -60,10 +60,15 @@ def train(
     clips: Float[Array, "b t h w 3"],
     gvf: Float[Array, "b f"] | None = None,
     dtype: jnp.dtype | None = None,
+    remat: bool = False,
 ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...], Variables]:
-    """Features and logits in training mode, computed in `dtype`, and the batch statistics after this batch. Pure."""
+    """Features and logits in training mode, computed in `dtype`, and the batch statistics after this batch. Pure.
+
+    With `remat` the backward pass computes the activations within each block again, and memory holds the blocks' inputs
+    alone.
+    """
     model = _module(config, variables)
-    features, logits = model(clips, gvf, train=True, dtype=dtype)
+    features, logits = model(clips, gvf, train=True, dtype=dtype, remat=remat)
     return features, logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 

@@ -62,8 +62,9 @@ class TSP(nnx.Module):
         *,
         train: bool,
         dtype: jnp.dtype | None = None,
+        remat: bool = False,
     ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
-        features = self.features(clips, train=train, dtype=dtype)
+        features = self.features(clips, train=train, dtype=dtype, remat=remat)
         if self.gvf and gvf is None:
             raise ValueError("this model's last head reads a global video feature: pass gvf [b, 512]")
         logits = []

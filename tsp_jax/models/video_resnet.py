@@ -8,7 +8,7 @@ variable's path joined by dots is its state-dict key.
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +73,18 @@ class VideoResNet(nnx.Module):
                 width_in = width
             setattr(self, self.layer_names[i], Seq(*layer))
 
-    def __call__(self, clips: Float[Array, "b t h w 3"], *, train: bool, dtype: jnp.dtype | None = None) -> Float[Array, "b f"]:
+    def __call__(
+        self, clips: Float[Array, "b t h w 3"], *, train: bool, dtype: jnp.dtype | None = None, remat: bool = False
+    ) -> Float[Array, "b f"]:
         x, dtype = clips, dtype or clips.dtype
         for name in ("stem", *self.layer_names):
             stage_dtype = statistics_dtype(dtype) if name in self.float32_stages else dtype
-            x = getattr(self, name)(x.astype(stage_dtype), train=train)
+            stage = getattr(self, name)
+            # The stem is frozen as a rule: nothing of it is kept for a backward pass anyway.
+            blocks = stage.layers if remat and name != "stem" else (stage,)
+            x = x.astype(stage_dtype)
+            for block in blocks:
+                x = rematerialize(block, x, train=train) if remat else block(x, train=train)
         return jnp.mean(x, axis=(1, 2, 3), dtype=statistics_dtype(x.dtype))
 
 
@@ -143,11 +150,20 @@ class Seq(nnx.Module):
         for i, layer in enumerate(layers):
             setattr(self, str(i), layer)
 
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers in order."""
+        return tuple(getattr(self, str(i)) for i in range(self.length))
+
     def __call__(self, x: Array, *, train: bool) -> Array:
-        for i in range(self.length):
-            layer = getattr(self, str(i))
+        for layer in self.layers:
             x = layer(x, train=train) if isinstance(layer, nnx.Module) else layer(x)
         return x
+
+
+def rematerialize(module: nnx.Module, x: Array, *, train: bool) -> Array:
+    """`module(x, train=train)`, of which the backward pass keeps the input alone and computes the rest again."""
+    return nnx.remat(lambda module, x: module(x, train=train))(module, x)
 
 
 class Conv(nnx.Module):

@@ -1,0 +1,28 @@
+"""TAC on the synthetic videos of `data_builders.synthetic`: the action alone, from random weights, on two cores.
+
+Source: this project; nothing is tuned, and all but the labels is as in synthetic_tsp.py.
+Command: python -m tsp_jax.train --config configs/synthetic_tac.py --workdir runs/synthetic_tac
+Result: not yet run.
+"""
+
+import ml_collections
+
+from tsp_jax import config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe."""
+    return config.recipe(
+        model={"backbone": "r3d_18", "labels": ("action",), "label_counts": (6,)},
+        data={
+            "data_dir": "data",
+            "dataset": "synthetic",
+            "train_split": "training",
+            "valid_split": "validation",
+            "batch_size": 8,
+            "balanced": True,
+        },
+        optim={"backbone_lr": 1e-2, "fc_lr": 1e-2, "stem_lr": 1e-2, "warmup_epochs": 1, "gamma": 0.1},
+        loss={"alphas": (1.0,)},
+        init={"checkpoint": "random"},
+    )

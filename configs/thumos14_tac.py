@@ -1,0 +1,30 @@
+"""TAC on THUMOS14: the action alone, the baseline of TSP. Clips of background pass the network without a loss.
+
+Source: Alwassel et al. 2021 and the released script of TAC on THUMOS14, which trains on the validation videos and validates
+on the test ones.
+Command: python -m tsp_jax.train --config configs/thumos14_tac.py --workdir runs/thumos14_tac
+Ablations: configs/thumos14_tac.py:backbone=r3d_18,downscale=2
+Result: not yet run.
+"""
+
+import ml_collections
+
+from tsp_jax import config
+
+
+def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
+    """The recipe. `downscale` divides the batch and the learning rates, for a small memory."""
+    page = config.page_arguments(arguments, backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"), downscale=(1, 2, 4))
+    return config.recipe(
+        model={"backbone": page.backbone, "labels": ("action",), "label_counts": (20,)},
+        data={
+            "data_dir": "data",
+            "dataset": "thumos14",
+            "train_split": "valid",
+            "valid_split": "test",
+            "batch_size": 32 // page.downscale,
+        },
+        optim={"backbone_lr": 1e-5 / page.downscale, "fc_lr": 2e-3 / page.downscale},
+        loss={"alphas": (1.0,)},
+        init={"checkpoint": f"{page.backbone}-kinetics_init"},
+    )

@@ -1,0 +1,208 @@
+"""Tests of the recipes: every page builds its step, and mistakes are told, all at once."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from tsp_jax import config, optim, train_step
+from tsp_jax.models import functional
+
+PAGES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
+# Whole and small enough: the sections without a default.
+SECTIONS: dict[str, Any] = {
+    "model": {"backbone": "r3d_18", "labels": ("action",), "label_counts": (20,)},
+    "data": {"data_dir": "data", "dataset": "thumos14", "train_split": "valid", "valid_split": "test"},
+    "optim": {"backbone_lr": 1e-4, "fc_lr": 2e-3},
+    "loss": {"alphas": (1.0,)},
+    "init": {"checkpoint": "random"},
+}
+
+
+def page(name: str, arguments: str | None = None) -> ml_collections.ConfigDict:
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config() if arguments is None else module.get_config(arguments)
+
+
+def recipe(name: str, arguments: str | None = None) -> config.Recipe:
+    return config.read(page(name, arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, None) for name in PAGES),
+        ("anet_tsp", "backbone=r2plus1d_18,gvf=avg,downscale=2"),
+        ("anet_tsp", "backbone=r3d_18,gvf=none,labels=temporal_region"),
+        ("thumos14_tsp", "backbone=r3d_18,labels=temporal_region"),
+        ("anet_tac", "backbone=r3d_18"),
+    ],
+)
+def test_page_builds_its_step(name: str, arguments: str | None) -> None:
+    found = recipe(name, arguments)
+    optimizer = optim.sgd(
+        backbone_lr=found.optim.backbone_lr,
+        fc_lr=found.optim.fc_lr,
+        stem_lr=found.optim.stem_lr,
+        momentum=found.optim.momentum,
+        weight_decay=found.optim.weight_decay,
+        warmup_steps=found.optim.warmup_epochs * 100,
+        milestones=tuple(epoch * 100 for epoch in found.optim.milestones),
+        gamma=found.optim.gamma,
+    )
+    step = train_step.make_train_step(
+        found.model_config,
+        optimizer,
+        heads=found.model.labels,
+        alphas=found.loss.alphas,
+        dtype=jnp.dtype(found.compute.dtype),
+        batch_norm=found.compute.batch_norm,
+        accumulate=found.compute.accumulate,
+        remat=found.compute.remat,
+    )
+    rows = found.data.batch_size
+    state = jax.eval_shape(lambda v: train_step.init_state(v, optimizer), functional.shapes(found.model_config))
+    batch = {
+        "video": jax.ShapeDtypeStruct((rows, 16, 128, 171, 3), jnp.uint8),
+        "crop": jax.ShapeDtypeStruct((rows, 2), jnp.int32),
+        "flip": jax.ShapeDtypeStruct((rows,), jnp.bool_),
+        **{label: jax.ShapeDtypeStruct((rows,), jnp.int32) for label in config.LABELS},
+    }
+    if found.data.gvf:
+        batch["gvf"] = jax.ShapeDtypeStruct((rows, 512), jnp.float32)
+    new, _ = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "labels", "counts", "gvf", "splits"),
+    # Source: REFERENCE, the originals' recipes.
+    [
+        ("anet_tsp", (1e-4, 2e-3), config.LABELS, (200, 2), "max", ("train", "valid")),
+        ("anet_tac", (1e-4, 2e-3), ("action",), (200,), "", ("train", "valid")),
+        ("thumos14_tsp", (1e-4, 4e-3), config.LABELS, (20, 2), "max", ("valid", "test")),
+        ("thumos14_tac", (1e-5, 2e-3), ("action",), (20,), "", ("valid", "test")),
+    ],
+)
+def test_page_has_the_originals_values(
+    name: str, rates: tuple[float, float], labels: tuple[str, ...], counts: tuple[int, ...], gvf: str, splits: tuple[str, str]
+) -> None:
+    found = recipe(name)
+    assert found.model == config.Model("r2plus1d_34", labels, counts)
+    assert found.optim == config.Optim(*rates, 0.0, 0.9, 0.005, 2, (4, 6), 0.01, 8, True)
+    assert found.data.gvf.endswith(f"r2plus1d_34-{gvf}_gvf.h5" if gvf else "") and bool(found.data.gvf) == bool(gvf)
+    assert (found.data.train_split, found.data.valid_split) == splits
+    assert (found.data.batch_size, found.data.clips_per_segment, found.data.balanced) == (32, 5, False)
+    assert found.loss.alphas == (1.0,) * len(labels)
+    assert found.compute == config.Compute("float32", "per_device", 1, False)
+    assert found.init == config.Init("r2plus1d_34-kinetics_init", "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rates"),
+    # Source: the names of the released models.
+    [
+        ("anet_tsp", "gvf=avg", (1e-4, 4e-3)),
+        ("anet_tsp", "gvf=none", (1e-4, 4e-3)),
+        ("anet_tsp", "backbone=r2plus1d_18", (1e-4, 2e-3)),
+        ("anet_tsp", "backbone=r3d_18", (1e-4, 2e-3)),
+        ("anet_tac", "backbone=r2plus1d_18", (1e-4, 4e-3)),
+        ("anet_tac", "backbone=r3d_18", (1e-3, 1e-2)),
+    ],
+)
+def test_ablation_has_the_released_models_learning_rates(name: str, arguments: str, rates: tuple[float, float]) -> None:
+    found = recipe(name, arguments).optim
+    assert (found.backbone_lr, found.fc_lr) == rates
+
+
+@pytest.mark.parametrize("name", ["anet_tsp", "anet_tac", "thumos14_tsp", "thumos14_tac"])
+def test_downscale_divides_batch_and_learning_rates(name: str) -> None:
+    whole, quarter = recipe(name), recipe(name, "downscale=4")
+    assert quarter.data.batch_size == whole.data.batch_size / 4
+    assert quarter.optim.backbone_lr == whole.optim.backbone_lr / 4
+    assert quarter.optim.fc_lr == whole.optim.fc_lr / 4
+
+
+def test_temporal_region_alone_trains_one_head() -> None:
+    found = recipe("anet_tsp", "labels=temporal_region")
+    assert found.model_config.head_names == ("fc",) and found.model_config.head_inputs == (1024,)
+    assert found.loss.alphas == (1.0,)
+
+
+def test_mistakes_in_page_arguments_are_told_together() -> None:
+    with pytest.raises(ValueError) as caught:
+        page("anet_tsp", "backbone=r3d,downscal=2,gvf=max")
+    assert str(caught.value).splitlines()[1:] == [
+        "  backbone=r3d: expected one of r2plus1d_34, r2plus1d_18, r3d_18",
+        "  downscal=2: unknown; this page takes backbone, gvf, labels, downscale",
+    ]
+
+
+def test_misspelt_section_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="optimizer"):
+        config.recipe(**SECTIONS, optimizer={})
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, "compute"])
+def test_misspelt_key_is_a_type_error(section: str) -> None:
+    with pytest.raises(TypeError, match="bakbone"):
+        config.recipe(**{**SECTIONS, section: {**SECTIONS.get(section, {}), "bakbone": 1}})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_missing_key_is_a_type_error(section: str) -> None:
+    with pytest.raises(TypeError, match="missing"):
+        config.recipe(**{**SECTIONS, section: {}})
+
+
+def test_unknown_key_can_not_be_set_on_a_recipe() -> None:
+    found = config.recipe(**SECTIONS)
+    with pytest.raises(AttributeError, match="bakbone"):
+        found.model.bakbone = "r3d_18"
+
+
+def test_read_gives_back_what_the_page_says() -> None:
+    found = config.read(config.recipe(**SECTIONS, seed=3))
+    assert found.optim == config.Optim(1e-4, 2e-3) and found.seed == 3
+    assert found.model == config.Model("r3d_18", ("action",), (20,))
+
+
+def test_whole_numbers_and_lists_stand_for_floats_and_tuples() -> None:
+    changed = config.recipe(**SECTIONS).to_dict()
+    changed["optim"]["backbone_lr"], changed["loss"]["alphas"], changed["optim"]["milestones"] = 1, [2], [3]
+    found = config.read(ml_collections.ConfigDict(changed))
+    assert (found.optim.backbone_lr, found.loss.alphas, found.optim.milestones) == (1.0, (2.0,), (3,))
+    assert isinstance(found.optim.backbone_lr, float) and isinstance(found.loss.alphas[0], float)
+
+
+def test_all_mistakes_of_a_config_are_told_together() -> None:
+    wrong = config.recipe(**SECTIONS).to_dict()
+    wrong["model"]["backbone"] = "r3d"
+    wrong["data"] |= {"batch_size": 0, "balanced": 1}
+    wrong["optim"] |= {"milestones": (6, 4), "epochs": 2.5, "momentum": 1.0, "backbone_lr": "fast"}
+    wrong["loss"]["alphas"] = (1.0, 1.0)
+    wrong["compute"] |= {"dtype": "float16", "acumulate": 2}
+    wrong["init"].pop("heads")
+    wrong["seed"] = -1
+    wrong["extra"] = {}
+    with pytest.raises(ValueError) as caught:
+        config.read(ml_collections.ConfigDict(wrong))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the config has 13 mistakes:"
+    assert [line.strip().split(": ")[0] for line in lines[1:]] == sorted([
+        "model", "data.batch_size", "data.balanced", "optim.milestones", "optim.epochs", "optim.momentum", "optim.backbone_lr",
+        "loss.alphas", "compute.dtype", "compute.acumulate", "init.heads", "seed", "extra",
+    ])  # fmt: skip
+    assert "  optim.backbone_lr: expected float, found 'fast'" in lines
+    assert "  compute.dtype: expected 'float32' or 'bfloat16', found 'float16'" in lines
+
+
+def test_batch_that_accumulation_can_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data.batch_size: expected a multiple of compute.accumulate, 3, found 32"):
+        config.recipe(**SECTIONS, compute={"accumulate": 3})

@@ -1,0 +1,121 @@
+"""Small networks that float64 can afford, and a process that trains one on several devices or as one of several processes.
+
+`python train_child.py INPUTS OUTPUT [COORDINATOR NUM_PROCESSES PROCESS_ID]` reads variables and batches from an .npz file, and
+writes one with the results.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsp_jax import checkpoints, optim, sharding, train_step
+from tsp_jax.models import functional, tsp, video_resnet
+
+# No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
+SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
+FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
+SCHEDULE: dict[str, Any] = {"warmup_steps": 2, "milestones": (3, 4), "gamma": 0.1}
+RATES = {"backbone_lr": 0.02, "fc_lr": 0.1}
+HEADS, ALPHAS = ("action", "temporal_region"), (1.0, 0.5)
+# Programs that run a few times: to optimize them takes longer than to run them.
+QUICK = {"xla_backend_optimization_level": "0"}
+
+
+def small_backbones() -> dict[str, Any]:
+    """The three families at this size, by name `train_…`; their features are 12 numbers."""
+    makers = {name: video_resnet.BACKBONES[name] for name in FAMILIES}
+    return {
+        f"train_{name}": functools.partial(video_resnet.VideoResNet, maker.args[0], **{**maker.keywords, **SMALL})
+        for name, maker in makers.items()
+    }
+
+
+def make_batch(seed: int, rows: int, action: bool = True) -> dict[str, np.ndarray]:
+    """Rows of normalized clips, float64, half of them with an action label, or none."""
+    random = np.random.RandomState(seed)
+    labels = random.randint(0, 7, rows)
+    labels[1::2] = -1
+    return {
+        "clips": random.standard_normal((rows, 5, 20, 24, 3)),
+        "gvf": random.standard_normal((rows, 12)),
+        "action": np.asarray(labels if action else np.full(rows, -1), np.int32),
+        "temporal_region": np.asarray(random.randint(-1, 2, rows), np.int32),
+    }
+
+
+def clips_of(batch: train_step.Batch, dtype: jnp.dtype) -> jax.Array:
+    """The batch's clips, which come normalized."""
+    return batch["clips"].astype(dtype)
+
+
+def train(
+    config: tsp.ModelConfig,
+    variables: functional.Variables,
+    batches: list[Mapping[str, Any]],
+    stem_lr: float = 0.0,
+    **options: Any,
+) -> tuple[train_step.TrainState, list[train_step.StepMetrics]]:
+    """The state after a step on each batch, and what the steps saw."""
+    optimizer = optim.sgd(**RATES, **SCHEDULE, stem_lr=stem_lr)
+    options = {"heads": HEADS, "alphas": ALPHAS, "dtype": jnp.float64, "prepare": clips_of, **options}
+    step = train_step.make_train_step(config, optimizer, **options)
+    state = train_step.init_state(jax.tree.map(jnp.asarray, variables), optimizer)
+    if options.get("mesh") is not None:
+        state = jax.device_put(state, sharding.replicated(options["mesh"]))
+    program = step.lower(state, batches[0]).compile(compiler_options=QUICK)
+    seen = []
+    for batch in batches:
+        state, step_metrics = program(state, batch)
+        seen.append(step_metrics)
+    return state, seen
+
+
+def results(state: train_step.TrainState, seen: list[train_step.StepMetrics]) -> dict[str, np.ndarray]:
+    """Flat arrays of a run: the variables by dotted name, and each metric of all steps."""
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *seen)
+    counts = {f"metrics.{name}": array for name, array in stacked.counts._asdict().items()}
+    rest = {f"metrics.{name}": array for name, array in stacked._asdict().items() if name != "counts"}
+    return {**{key: np.asarray(leaf) for key, leaf in checkpoints.flatten(state.variables).items()}, **counts, **rest}
+
+
+def save_inputs(
+    path: Any, variables: functional.Variables, batches: list[dict[str, np.ndarray]], runs: list[dict[str, Any]]
+) -> None:
+    """What `main` reads; `runs` are options of `train`, in JSON."""
+    arrays = flax.traverse_util.flatten_dict({"variables": variables, "batches": dict(enumerate(batches))}, sep=None)
+    np.savez(path, runs=json.dumps(runs), **{"/".join(map(str, key)): leaf for key, leaf in arrays.items()})
+
+
+def main(inputs: str, output: str, *distributed: str) -> None:
+    if distributed:
+        coordinator, num_processes, process_id = distributed
+        sharding.start_processes(coordinator, int(num_processes), int(process_id))
+    with np.load(inputs) as file:
+        runs = json.loads(str(file["runs"]))
+        arrays = flax.traverse_util.unflatten_dict({tuple(key.split("/")): file[key] for key in file.files if key != "runs"})
+    video_resnet.BACKBONES.update(small_backbones())
+    video_resnet.FEATURE_SIZE = SMALL["widths"][-1]
+    config, mesh, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), sharding.make_mesh(), {}
+    processes, process = jax.process_count(), jax.process_index()
+    batches = []
+    for batch in arrays["batches"].values():
+        share = {key: rows.reshape(processes, -1, *rows.shape[1:])[process] for key, rows in batch.items()}
+        batches.append(sharding.make_global(share, mesh))
+    for index, options in enumerate(runs):
+        found |= {
+            f"{index}/{key}": leaf
+            for key, leaf in results(*train(config, arrays["variables"], batches, mesh=mesh, **options)).items()
+        }
+    np.savez(output, devices=mesh.size, processes=processes, **found)
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        main(*sys.argv[1:])

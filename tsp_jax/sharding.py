@@ -1,0 +1,68 @@
+"""How arrays lie on devices: a mesh of one axis, the batch split over it, all else on every device."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA = "data"  # the mesh's one axis
+
+
+def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins this process to the others of its run; alone, it does nothing. To be called before any other use of JAX.
+
+    Without arguments JAX looks around: TPU pods, Kubernetes, Open MPI, and SLURM, where it expects one task a device
+    (`srun --ntasks-per-node`). With arguments all three are needed. Processes on CPUs talk through gloo.
+
+    Args:
+      coordinator: `host:port` of process 0, the same for all.
+      num_processes: of the run.
+      process_id: of this one, from 0.
+
+    Raises:
+      ValueError: some of the three are given, and not all.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise ValueError(f"a run of several processes needs coordinator, num_processes and process_id; {missing} not given")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if not missing:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif os.environ.get("SLURM_NTASKS") != "1":  # for a single task, JAX would take the first device alone
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            if "coordinator_address should be defined" not in str(error):  # JAX's words for: no cluster
+                raise
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of one axis, `data`, over all devices of all processes, or over those given."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def make_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The processes' shares of a batch as arrays over the mesh, one process's rows after the other's.
+
+    Raises:
+      ValueError: a process's rows can't be split evenly over its devices.
+    """
+    sharding, local = batch_sharding(mesh), len(mesh.local_devices)
+    odd = [f"{key}: {len(rows)} rows" for key, rows in batch.items() if len(rows) % local]
+    if odd:
+        raise ValueError(f"{local} local devices take equal numbers of rows; got {', '.join(odd)}")
+    return {key: jax.make_array_from_process_local_data(sharding, rows) for key, rows in batch.items()}
