@@ -216,7 +216,7 @@ def test_beam_stops_at_a_damaged_video_and_goes_on_after_the_repair(data: Path, 
     arguments = command(broken, tmp_path, "--on_error", "stop", "--beam_runner", "DirectRunner")
     result = run(arguments)
     assert result.returncode == 1
-    assert "pass --on_error skip" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: DirectRunner: c/c.mp4 from 0.0 s: no such file; repair it")
     assert not (tmp_path / FINAL).exists()
     repair(data, broken)
     assert run(arguments).returncode == 0
@@ -621,6 +621,25 @@ def test_a_second_build_at_the_same_time_is_refused(
         assert build.main(flags(data, tmp_path)) == 1
     assert f"another build is writing in {tmp_path / WORK}; wait for it" in capsys.readouterr().err
     assert build.main(flags(data, tmp_path)) == 0
+
+
+def test_a_build_that_another_one_finished_meanwhile_is_left_alone(
+    data: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """It is finished after this one looked and before this one holds the work folder."""
+    lock = build._lock
+
+    def late(*args: Any) -> None:
+        lock(*args)
+        shutil.copytree(built, tmp_path / FINAL)
+
+    monkeypatch.setattr(build, "_lock", late)
+    assert build.main(flags(data, tmp_path)) == 1
+    assert f"another build has just finished {tmp_path / FINAL}; run the command again" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert build.main(flags(data, tmp_path)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert not (tmp_path / WORK).exists()
 
 
 def test_the_same_again_does_nothing(
