@@ -99,7 +99,7 @@ def features(labels: Sequence[str] | None) -> tfds.features.FeaturesDict:
 def serializer(labels: Sequence[str]) -> Callable[[spans.Example], bytes]:
     """What makes bytes of a record, the same ones every time; TFDS's own puts the features in another order in each process."""
     described = features(labels)
-    serialize = example_serializer.ExampleSerializer(described.get_serialized_info())
+    serialize = example_serializer.ExampleSerializer(described.get_serialized_info())  # type: ignore (TFDS has two types for it)
     return lambda example: serialize.get_tf_example(described.encode_example(example)).SerializeToString(deterministic=True)
 
 
