@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
 import sys
@@ -60,20 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         source = make_source(options)
         builder = BUILDERS[options.dataset](source=source, data_dir=options.data_dir, config=options.config)
-        builder.set_labels(source.labels)
         plans = source.plan()
         _print_plan(plans, builder.codec)
         tasks = plan_shards(source, builder, plans, options.num_shards, options.on_error)
+        work = _work_folder(builder)
         if _is_built(builder, tasks):
+            if work.exists():  # what a build left that was killed after its last step but one
+                with contextlib.suppress(BuildError), _locked(work):
+                    pass
             print(f"{builder.data_dir}: built before of the same; nothing to do")
             return 0
+        builder.set_labels(source.labels)  # not before: TFDS has read those of a folder that is there
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    work = _work_folder(builder)
     try:
         with _locked(work):
             _begin(work, tasks)
+            if Path(builder.data_dir).exists():
+                raise BuildError(f"another build has just finished {builder.data_dir}; run the command again to compare")
             if options.beam_runner:
                 run_on_beam(tasks, options.beam_runner, options.beam_option)
             else:
@@ -141,6 +147,26 @@ class Shard:
         """About how much work it is."""
         return sum(item.num_kept_frames for item in self.videos)
 
+    def done(self) -> "Note | None":
+        """What its note says; None when it is to be written: there is no note, or not the file that it tells of."""
+        try:
+            content = json.loads(self.note.read_text())
+            failures = tuple(spans.Failure(**failure) for failure in content["failures"])
+            found = Note(tuple(content["keys"]), content["num_bytes"], failures)
+            whole = self.path.stat().st_size == found.num_bytes
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return None if not whole or (self.stop_on_error and found.failures) else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What a shard holds: the keys of its records, its size, and the parts that could not be read."""
+
+    keys: tuple[int, ...]
+    num_bytes: int
+    failures: tuple[spans.Failure, ...]
+
 
 def plan_shards(
     source: span_builder.Source,
@@ -186,7 +212,7 @@ def plan_shards(
 
 
 def write_shard(shard: Shard, keep_on: Callable[[], bool] = lambda: True) -> None:
-    """Writes a shard and then its note, each whole or not at all; nothing when the note is there.
+    """Writes a shard and then its note, each whole or not at all; nothing when that was done before.
 
     Args:
       shard: to write.
@@ -195,36 +221,34 @@ def write_shard(shard: Shard, keep_on: Callable[[], bool] = lambda: True) -> Non
     Raises:
       BuildError: a part can't be read and the policy is to stop, or it can't be written.
     """
-    if shard.note.exists():
+    if shard.done():
         return
-    features = span_builder.features(shard.labels)
+    serialize = span_builder.serializer(shard.labels)
     temporary = shard.path.with_name(f".{shard.path.name}.{os.getpid()}.tmp")
     misdated: set[str] = set()
     try:
         while True:
             try:
-                keys, failures = _write(shard, temporary, features, misdated, keep_on)
+                keys, failures = _write(shard, temporary, serialize, misdated, keep_on)
                 break
             except spans.MisdatedError as error:
                 if str(error) in misdated:
                     raise BuildError(f"{error}: its frames come at other times each time it is read; standardize it") from error
                 misdated.add(str(error))
+                temporary.unlink(missing_ok=True)  # a writer that still holds it writes into nothing
+        _check_written(temporary, len(keys))
         _sync(temporary)
-        num_bytes = temporary.stat().st_size
+        note = Note(tuple(keys), temporary.stat().st_size, tuple(failures))
         temporary.replace(shard.path)
     finally:
         temporary.unlink(missing_ok=True)
-    note = {"keys": keys, "num_bytes": num_bytes, "failures": [dataclasses.astuple(failure) for failure in failures]}
-    temporary_note = shard.note.with_name(f".{shard.note.name}.{os.getpid()}.tmp")
-    temporary_note.write_text(json.dumps(note))
-    _sync(temporary_note)
-    temporary_note.replace(shard.note)
+    _replace_text(shard.note, json.dumps(dataclasses.asdict(note)))
 
 
 def _write(
     shard: Shard,
     path: Path,
-    features: tfds.features.FeaturesDict,
+    serialize: Callable[[spans.Example], bytes],
     misdated: set[str],
     keep_on: Callable[[], bool],
 ) -> tuple[list[int], list[spans.Failure]]:
@@ -245,14 +269,26 @@ def _write(
         for item in shard.videos:
             done = spans.examples(shard.folder, item, shard.codec, note, dated_by_decoding=item.filename in misdated)
             for key, example in done:
-                writer.write(features.serialize_example(example))
+                writer.write(serialize(example))
                 keys.append(key)
                 if not keep_on():
                     raise BuildError("stopped")
         writer.close()
     except RuntimeError as error:  # of array_record
-        raise BuildError(f"{path.name} can't be written: {error}; is the disk full?") from error
+        raise BuildError(f"{path} can't be written ({error}); is the disk full? Run the command again to go on") from error
     return keys, failures
+
+
+def _check_written(path: Path, num_records: int) -> None:
+    """Reads a shard's end, where array_record tells what it holds."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        found = reader.num_records()
+        reader.close()
+    except RuntimeError as error:
+        raise BuildError(f"{path} can't be read after writing ({error}); is the disk full?") from error
+    if found != num_records:
+        raise BuildError(f"{path} holds {found} records after writing {num_records}; is the disk full?")
 
 
 # ---------------------------------------------------------------------------------------------------------------- running
@@ -264,7 +300,7 @@ def run_on_processes(shards: Sequence[Shard], workers: int) -> None:
     Raises:
       BuildError: a shard can't be written, or a process died.
     """
-    to_do = sorted((shard for shard in shards if not shard.note.exists()), key=lambda shard: -shard.num_frames)
+    to_do = sorted((shard for shard in shards if not shard.done()), key=lambda shard: -shard.num_frames)
     # New processes: a fork of a process with threads may hang.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -296,14 +332,14 @@ def run_on_beam(shards: Sequence[Shard], runner: str, options: Sequence[str]) ->
         from apache_beam.options import pipeline_options  # type: ignore
     except ModuleNotFoundError as error:
         raise BuildError("--beam_runner needs Apache Beam: pip install 'tsp_jax[beam]'") from error
-    to_do = [shard for shard in shards if not shard.note.exists()]
+    to_do = [shard for shard in shards if not shard.done()]
     finished = threading.Event()
     with _bar(shards) as bar:
 
         def watch() -> None:
             waiting = {shard.note: shard for shard in to_do}
             while waiting and not finished.wait(1):
-                for note in [note for note in waiting if note.exists()]:
+                for note in [note for note, shard in waiting.items() if shard.done()]:
                     bar.update(waiting.pop(note).num_frames)
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -316,7 +352,7 @@ def run_on_beam(shards: Sequence[Shard], runner: str, options: Sequence[str]) ->
         finally:
             finished.set()
             watcher.join()
-    missing = [shard.path.name for shard in to_do if not shard.note.exists()]
+    missing = [shard.path.name for shard in to_do if not shard.done()]
     if missing:
         raise BuildError(
             f"{runner} ended, but {len(missing)} shards such as {missing[0]} are not in {to_do[0].path.parent}; its workers "
@@ -347,7 +383,7 @@ def _write_unless_stopped(shard: Shard) -> None:
 
 
 def _bar(shards: Sequence[Shard]) -> tqdm.tqdm:
-    done = sum(shard.num_frames for shard in shards if shard.note.exists())
+    done = sum(shard.num_frames for shard in shards if shard.done())
     total = sum(shard.num_frames for shard in shards)
     return tqdm.tqdm(desc="build", total=total, initial=done, unit="frame", unit_scale=True, disable=None)
 
@@ -366,16 +402,22 @@ def finish(
       BuildError: of a split nothing could be read.
     """
     folder = _work_folder(builder) / "shards"
+    for path in {*folder.iterdir()} - {shard.path for shard in shards}:
+        path.unlink()  # what a build left that was killed here
     failures: list[spans.Failure] = []
     infos = []
     for split, (videos, _) in plans.items():
-        written = []
-        for shard in (shard for shard in shards if shard.split == split):
-            note = json.loads(shard.note.read_text())
-            written.append(spans.Shard(shard.path.name, note["num_bytes"], tuple(note["keys"])))
-            failures += [spans.Failure(*failure) for failure in note["failures"]]
-        if not any(shard.keys for shard in written):
-            raise BuildError(f"split {split}: no part of its {len(videos)} videos can be read, such as {failures[-1]}")
+        of_split = [shard for shard in shards if shard.split == split]
+        notes = [_note(shard) for shard in of_split]
+        failures += [failure for note in notes for failure in note.failures]
+        if not any(note.keys for note in notes):
+            for shard in of_split:
+                shard.note.unlink()  # so that the same command tries again
+            raise BuildError(
+                f"split {split}: no part of its {len(videos)} videos can be read, such as {failures[-1].filename}: "
+                f"{failures[-1].reason}; repair them and run the command again"
+            )
+        written = [spans.Shard(shard.path.name, note.num_bytes, note.keys) for shard, note in zip(of_split, notes, strict=True)]
         records.write_index(records.index_path(folder, split), spans.index(videos, builder.codec, written))
         infos.append(
             tfds.core.SplitInfo(
@@ -396,6 +438,13 @@ def finish(
     folder.rename(builder.data_dir)
     _sync(Path(builder.data_dir).parent)
     return failures
+
+
+def _note(shard: Shard) -> Note:
+    note = shard.done()
+    if note is None:
+        raise BuildError(f"{shard.path} went missing, or was changed; run the command again")
+    return note
 
 
 def _write_errors(path: Path, failures: Sequence[spans.Failure]) -> None:
@@ -433,8 +482,7 @@ def _is_built(builder: span_builder.SpanBuilder, shards: Sequence[Shard]) -> boo
     folder = Path(builder.data_dir)
     if not folder.exists():
         return False
-    recipe = folder / _RECIPE_FILE
-    _compare(json.loads(recipe.read_text()) if recipe.exists() else {}, _recipe(shards), folder)
+    _compare(folder, _recipe(shards), folder / _RECIPE_FILE)
     return True
 
 
@@ -448,30 +496,36 @@ def _begin(work: Path, shards: Sequence[Shard]) -> None:
     path = work / _RECIPE_FILE
     if path.exists():
         try:
-            _compare(json.loads(path.read_text()), recipe, work)
+            _compare(work, recipe, path)
         except ValueError as error:
             raise BuildError(str(error)) from error
     for folder in ("shards", "done"):
         (work / folder).mkdir(exist_ok=True)
         for leftover in (work / folder).glob(".*.tmp"):
-            leftover.unlink()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(recipe, indent=1))
-    temporary.replace(path)
+            leftover.unlink(missing_ok=True)  # a worker of a killed build, about to end, may take it away too
+    _replace_text(path, json.dumps(recipe, indent=1))
 
 
-def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
+def _compare(folder: Path, expected: Mapping[str, Any], path: Path) -> None:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{folder}: no {path.name} of this command in it; name another --data_dir, or remove it") from error
     different = [key for key in expected if found.get(key) != expected[key]]
     if different:
-        lines = [f"{key}: {_short(found.get(key))} there, {_short(expected[key])} asked for" for key in different]
+        lines = [f"{key}: {_difference(found.get(key), expected[key])}" for key in different]
         raise ValueError(
             f"{folder} was built from something else; name another --data_dir, or remove it:\n  " + "\n  ".join(lines)
         )
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _difference(found: Any, expected: Any) -> str:
+    if isinstance(found, list) and isinstance(expected, list):
+        same = [a == b for a, b in zip(found, expected, strict=False)]
+        first = same.index(False) if False in same else len(same)
+        name = [items[first] if first < len(items) else "none" for items in (found, expected)]
+        return f"{len(found)} there, {len(expected)} asked for; number {first} is {name[0]!r} there, {name[1]!r} asked for"
+    return f"{json.dumps(found)} there, {json.dumps(expected)} asked for"
 
 
 @contextlib.contextmanager
@@ -495,6 +549,17 @@ def _lock(lock: TextIO, work: Path) -> None:
         raise BuildError(f"another build is writing in {work}; wait for it, or name another --data_dir") from error
 
 
+def _replace_text(path: Path, text: str) -> None:
+    """Like `files.replacing`, for several writers: Beam may run a task twice."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -514,11 +579,14 @@ def _split_and_path(text: str) -> tuple[str, Path]:
     """
     name, equals, path = text.partition("=")
     if equals and not Path(text).exists():
-        if not name.isidentifier():
-            raise ValueError(f"--groundtruth {text}: a split is named by letters, digits and underscores; got {name!r}")
+        if not name.isidentifier() or name == "all":  # which TFDS keeps for all of them
+            raise ValueError(
+                f"--groundtruth {text}: a split is named by letters, digits and underscores, and not 'all'; got {name!r}"
+            )
         return name, Path(path)
-    found = [split for split in SPLITS if split in Path(text).stem.lower()]
-    if len(found) != 1:
+    stem = Path(text).stem.lower()
+    found = [split for split in SPLITS if split in stem]
+    if len(found) != 1 or not re.search(f"(?<![a-z]){found[0]}", stem):  # not that of `latest`
         raise ValueError(f"--groundtruth {text}: which split is it? write train={text}, valid={text} or test={text}")
     return found[0], Path(text)
 

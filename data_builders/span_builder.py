@@ -1,12 +1,13 @@
 """What the TFDS builders of span records share: configs, features, and generation in one process."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
 
 from data_builders import spans
 from tsp_jax import records, segments
@@ -86,12 +87,20 @@ def features(labels: Sequence[str] | None) -> tfds.features.FeaturesDict:
             "num_starts": tfds.features.Scalar(np.int64, doc="clips of 16 frames may start at so many of the first frames"),
             "filename": tfds.features.Text(doc="of the video"),
             "segment": tfds.features.Scalar(np.int64, doc="row of the ground truth, from 0"),
-            "start_sec": tfds.features.Scalar(np.float64, doc="where the segment begins in the video"),
-            "end_sec": tfds.features.Scalar(np.float64, doc="where it ends"),
+            # A record keeps no more of a number; the index has all its digits.
+            "start_sec": tfds.features.Scalar(np.float32, doc="where the segment begins in the video"),
+            "end_sec": tfds.features.Scalar(np.float32, doc="where it ends"),
             "action": tfds.features.ClassLabel(names=labels and list(labels), doc="-1 where there is no action"),
             "temporal_region": tfds.features.ClassLabel(names=list(segments.TEMPORAL_REGIONS)),
         }
     )
+
+
+def serializer(labels: Sequence[str]) -> Callable[[spans.Example], bytes]:
+    """What makes bytes of a record, the same ones every time; TFDS's own puts the features in another order in each process."""
+    described = features(labels)
+    serialize = example_serializer.ExampleSerializer(described.get_serialized_info())  # type: ignore (TFDS has two types for it)
+    return lambda example: serialize.get_tf_example(described.encode_example(example)).SerializeToString(deterministic=True)
 
 
 class SpanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

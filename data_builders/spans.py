@@ -127,7 +127,12 @@ def plan(rows: Sequence[segments.Segment], labels: Sequence[str]) -> tuple[list[
         if segment.temporal_region == segments.ACTION and segment.action_label not in numbers:
             faults.append(f"line {row + 2}: action-label {segment.action_label!r} is not among the {len(labels)} labels")
         if (segment.fps, segment.num_frames) != (first.fps, first.num_frames):
-            faults.append(f"line {row + 2}: {segment.filename} has another fps or video-frames than in the row before")
+            faults.append(f"line {row + 2}: {segment.filename} has another fps or video-frames than in its first row")
+        length_sec = segment.num_frames / segment.fps
+        if abs(segment.video_duration_sec - length_sec) > 1 / segment.fps:
+            faults.append(f"line {row + 2}: video-duration {segment.video_duration_sec}; video-frames / fps is {length_sec}")
+        if length_sec * records.FRAME_RATE > clips.MAX_RESAMPLED:
+            faults.append(f"line {row + 2}: {segment.num_frames} frames at {segment.fps:g} fps are too many; cut the video")
     segments.refuse(Path("ground truth"), faults, "run python -m data_builders.validate")
     videos, next_key = [], 0
     for filename, entries in by_file.items():
@@ -159,6 +164,7 @@ def examples(
       MisdatedError: that is needed, and what was given is wrong.
     """
     pending = collections.deque(item.spans)
+    failures: list[Failure] = []  # noted at the end: in a misdated video frames only seem to be missing
     try:
         reader, grid = _open(folder, item, dated_by_decoding)
         encoded: dict[int, bytes] = {}
@@ -168,16 +174,17 @@ def examples(
             data = records.encode_frame(transforms.resize(frame), codec)
             encoded |= dict.fromkeys(places.tolist(), data)
             while pending and pending[0].end <= places[-1] + 1:
-                yield from _example(item, pending.popleft(), encoded, reader, note)
+                yield from _example(item, pending.popleft(), encoded, reader, failures)
                 needed_from = oldest[len(pending) - 1] if pending else 0
                 encoded = {place: data for place, data in encoded.items() if place >= needed_from}
         if reader.misdated:
             raise MisdatedError(item.filename)
         for span in pending:
-            yield from _example(item, span, encoded, reader, note)
+            yield from _example(item, span, encoded, reader, failures)
     except (video.VideoError, OSError) as error:
-        for span in pending:
-            note(_failure(item, span, str(error)))
+        failures += [_failure(item, span, str(error)) for span in pending]
+    for failure in failures:
+        note(failure)
 
 
 def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]) -> records.Index:
@@ -233,13 +240,13 @@ def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[video.Rea
 
 
 def _example(
-    item: Video, span: Span, encoded: Mapping[int, bytes], reader: video.Reader, note: Callable[[Failure], object]
+    item: Video, span: Span, encoded: Mapping[int, bytes], reader: video.Reader, failures: list[Failure]
 ) -> Iterator[tuple[int, Example]]:
     places = range(span.first, span.end)
     missing = sum(place not in encoded for place in places)
     if missing:
         reason = reader.damage or "the file ends before"
-        note(_failure(item, span, f"{missing} of {len(places)} frames are missing: {reason}"))
+        failures.append(_failure(item, span, f"{missing} of {len(places)} frames are missing: {reason}"))
         return
     frames = [encoded[place] for place in places]
     segment = span.segment

@@ -186,7 +186,8 @@ def read_index(folder: str | Path, split: str) -> Index:
             "`python -m data_builders.build` printed"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves its own stream open when the file is cut off.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             version = int(arrays["format_version"])
             if version != FORMAT_VERSION:
                 raise RecordsError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: build the records anew")
