@@ -8,7 +8,6 @@ nothing that looks finished, and the same command goes on with the shards that a
 import argparse
 import concurrent.futures
 import contextlib
-import csv
 import dataclasses
 import fcntl
 import hashlib
@@ -37,7 +36,7 @@ from data_builders import span_builder, spans
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
-from tsp_jax import cli, records, segments
+from tsp_jax import cli, files, records, segments
 
 BUILDERS: dict[str, type[span_builder.SpanBuilder]] = {
     "activitynet": activitynet_dataset_builder.Builder,
@@ -46,6 +45,7 @@ BUILDERS: dict[str, type[span_builder.SpanBuilder]] = {
 }
 SPLITS = ("train", "valid", "test")
 ERRORS_FILE = "errors.csv"
+_ERRORS_COLUMNS = ("filename", "line", "start_sec", "starts", "reason")  # of the ground truth, of the video, of clips
 _RECIPE_FILE = "build.json"
 _SHARD_BYTES = 1 << 28  # about, where --num_shards does not tell
 
@@ -237,7 +237,7 @@ def write_shard(shard: Shard, keep_on: Callable[[], bool] = lambda: True) -> Non
                 misdated.add(str(error))
                 temporary.unlink(missing_ok=True)  # a writer that still holds it writes into nothing
         _check_written(temporary, len(keys))
-        _sync(temporary)
+        files.sync(temporary)
         note = Note(tuple(keys), temporary.stat().st_size, tuple(failures))
         temporary.replace(shard.path)
     finally:
@@ -431,12 +431,13 @@ def finish(
         )
     builder.info.set_splits(tfds.core.splits.SplitDict(infos))  # type: ignore (TFDS loads it lazily)
     builder.info.write_to_directory(str(folder))
-    _write_errors(folder / ERRORS_FILE, failures)
+    rows = [(item.filename, item.row + 2, f"{item.start_sec:.3f}", item.starts, item.reason) for item in failures]
+    segments.write_table(folder / ERRORS_FILE, _ERRORS_COLUMNS, rows, errors="surrogateescape")
     shutil.copyfile(_work_folder(builder) / _RECIPE_FILE, folder / _RECIPE_FILE)
     for path in [*folder.iterdir(), folder]:
-        _sync(path)
+        files.sync(path)
     folder.rename(builder.data_dir)
-    _sync(Path(builder.data_dir).parent)
+    files.sync(Path(builder.data_dir).parent)
     return failures
 
 
@@ -445,15 +446,6 @@ def _note(shard: Shard) -> Note:
     if note is None:
         raise BuildError(f"{shard.path} went missing, or was changed; run the command again")
     return note
-
-
-def _write_errors(path: Path, failures: Sequence[spans.Failure]) -> None:
-    """A line for each run of lost spans of one segment."""
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["filename", "line", "start_sec", "starts", "reason"])
-        for failure in failures:
-            table.writerow([failure.filename, failure.row + 2, f"{failure.start_sec:.3f}", failure.starts, failure.reason])
 
 
 def _work_folder(builder: span_builder.SpanBuilder) -> Path:
@@ -554,18 +546,10 @@ def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text)
-        _sync(temporary)
+        files.sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---------------------------------------------------------------------------------------------------------------- command
