@@ -30,37 +30,61 @@ import tqdm
 from jaxtyping import UInt8
 
 from data_builders import build, groundtruth, metadata, standardize, synthetic
-from tsp_jax import clips, input_pipeline, records, segments, transforms
+from tsp_jax import annotations, clips, input_pipeline, records, segments, transforms, video_writing
 
 BATCH = 32
 READ_AHEAD = 4  # batches
 RECORDS, ORIGINAL = "records, as training reads them", "seeking, as the original reads"
 
 
-def prepare(folder: Path, videos: int, workers: int) -> tuple[Path, Path, Path]:
-    """Synthetic videos at 30 fps, their ground truth and their records, made where they are missing."""
-    raw, standard, metadata_csv = folder / "raw", folder / "videos", folder / "metadata.csv"
-    truth, cores = folder / "train.csv", ["--workers", str(workers)]
-    steps: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
-        (synthetic.main, ["--output", str(raw), "--videos", str(videos), "--seed", "0", *cores]),
-        (standardize.main, ["--input", str(raw / "videos"), "--output", str(standard), *cores]),
-        (metadata.main, ["--videos", str(standard), "--output", str(metadata_csv), *cores]),
-        (
-            groundtruth.main,
-            f"--format activitynet --annotations {raw}/annotations.json --subset train --metadata {metadata_csv} "
-            f"--output {truth} --background union".split(),
-        ),
-        (
-            build.main,
-            [*f"--dataset video_folder --videos {standard} --groundtruth {truth} --data_dir {folder}/records".split(), *cores],
-        ),
-    ]
-    for main, flags in steps:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            status = main(flags)
-        if status:
-            raise RuntimeError(f"{main.__module__} {' '.join(flags)} failed:\n{printed.getvalue()}")
+def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple[Path, Path, Path]:
+    """The folder of videos at 30 fps, their ground truth and their records, made where they are missing.
+
+    Args:
+      folder: where they go.
+      source: a folder of videos, of which the first half counts as action; None for synthetic ones.
+      videos: how many of those.
+      height: of those, in 16:9; they are drawn as 320x240 and enlarged where it is not 240.
+    """
+    raw, standard, metadata_csv, truth = folder / "raw", folder / "videos", folder / "metadata.csv", folder / "train.csv"
+    if source is None:
+        _call(synthetic.main, f"--output {raw} --videos {videos} --seed 0")
+        source = str(raw / "videos")
+        if height != synthetic.HEIGHT:
+            source = str(raw / f"enlarged_{height}")
+            for path in tqdm.tqdm(sorted((raw / "videos").iterdir()), "enlarge", disable=None):
+                if not (Path(source) / path.name).exists():
+                    Path(source).mkdir(exist_ok=True)
+                    video_writing.write(Path(source) / path.name, _enlarged(path, height), synthetic.FPS)
+    _call(standardize.main, f"--input {source} --output {standard}")
+    _call(metadata.main, f"--videos {standard} --output {metadata_csv}")
+    if (raw / "annotations.json").exists():
+        flags = f"--format activitynet --annotations {raw}/annotations.json --subset train --background union"
+        _call(groundtruth.main, f"{flags} --metadata {metadata_csv} --output {truth}")
+    else:
+        halves = []
+        for item in segments.read_metadata(metadata_csv):
+            middle, end = item.video_duration_sec / 2, item.video_duration_sec
+            rest = (end, item.filename, item.fps, item.num_frames)
+            name = annotations.video_name(Path(item.filename))
+            halves += [segments.Segment(name, 0.0, middle, "some", *rest, segments.ACTION)]
+            halves += [segments.Segment(name, middle, end, "", *rest, segments.NO_ACTION)]
+        segments.write_groundtruth(truth, halves)
+    _call(build.main, f"--dataset video_folder --videos {standard} --groundtruth {truth} --data_dir {folder}/records")
     return standard, truth, folder / "records" / "video_folder" / "jpeg" / "1.0.0"
+
+
+def _enlarged(path: Path, height: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.reformat(height * 16 // 9 // 2 * 2, height).to_ndarray(format="rgb24")
+
+
+def _call(main: Callable[[Sequence[str]], int], flags: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(flags.split())
+    if status:
+        raise RuntimeError(f"{main.__module__} {flags} failed:\n{printed.getvalue()}")
 
 
 def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) -> UInt8[np.ndarray, "16 128 171 3"]:
@@ -124,11 +148,11 @@ def time_stages(split: input_pipeline.Split, chosen: Sequence[input_pipeline.Cli
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All measurements."""
-    videos, truth, data = prepare(folder, options.videos, os.cpu_count() or 1)
+    videos, truth, data = prepare(folder, options.source, options.videos, options.height)
     rows = segments.read_groundtruth(truth)
     split = input_pipeline.open_split(data, "train")
     window = jax.jit(transforms.window)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
     def source_of(clip: input_pipeline.Clip) -> segments.Segment:
         return rows[int(split.index.segment_row[clip.segment])]
@@ -152,8 +176,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return 1000 * (time.process_time() - began) / len(chosen)
 
     def drawn(seed: int, count: int) -> list[input_pipeline.Clip]:
-        order = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=seed)
-        return [clip for clip in (order[number] for number in range(count)) if clip is not None]
+        return list(map(input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=seed), range(count)))
 
     def on_device(batch: input_pipeline.Batch) -> float:
         arrays = jax.device_put((batch["video"], batch["crop"], batch["flip"]))
@@ -205,7 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         epilog="example: python -m benchmarks.input_pipeline --rounds 5",
     )
+    parser.add_argument("--source", help="a folder of videos; synthetic ones otherwise")
     parser.add_argument("--videos", type=int, default=10, help="synthetic videos of 20 to 60 s; three of five are read")
+    parser.add_argument("--height", type=int, default=360, help="of synthetic videos; 240 as they are drawn")
     parser.add_argument("--clips", type=int, default=640, help="clips a round, a tenth of them by seeking")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where the data lies or goes; a temporary one otherwise")

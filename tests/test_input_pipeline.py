@@ -117,14 +117,14 @@ def test_balanced_batches_are_half_action_in_every_process(split: input_pipeline
 
 
 def test_the_plain_distribution_is_that_of_the_segments(split: input_pipeline.Split):
-    order = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
-    epoch = [order[number].segment for number in range(5 * 7)]
+    clip_at = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
+    epoch = [clip_at(number).segment for number in range(5 * 7)]
     assert Counter(epoch) == dict.fromkeys(range(7), 5)
 
 
 def test_each_epoch_has_another_order_and_other_clips(split: input_pipeline.Split):
-    order = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
-    epochs = [[order[number] for number in range(35 * epoch, 35 * (epoch + 1))] for epoch in range(3)]
+    clip_at = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
+    epochs = [[clip_at(number) for number in range(35 * epoch, 35 * (epoch + 1))] for epoch in range(3)]
     orders = [[clip.segment for clip in epoch] for epoch in epochs]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     drawn = [{clip for clip in epoch if clip.segment == 0} for epoch in epochs]
@@ -183,8 +183,8 @@ def test_a_run_from_a_step_on_has_the_batches_of_the_uninterrupted_one(split: in
 
 
 def test_starts_windows_and_mirroring_are_uniform(split: input_pipeline.Split):
-    order = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
-    drawn = [order[number] for number in range(7_000)]
+    clip_at = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
+    drawn = [clip_at(number) for number in range(7_000)]
     segment = 4  # a part of 6.5 s: 82 starts, in two records
     allowed = split.index.segment_first[segment] + np.arange(split.index.segment_starts[segment])
     counted = {

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from tsp_jax import annotations, features, records, segments, transforms
 
 Batch = dict[str, np.ndarray]
 VALID_CLIPS = 5  # of each segment, evenly spaced: the original's
+_WINDOWS = tuple(resized - cropped + 1 for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 _CENTRE = tuple(round((resized - cropped) / 2) for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
 
@@ -142,11 +143,11 @@ def train_batches(
     local = _local_size(global_batch_size, process_index, process_count)
     if balanced and local % 2:
         raise ValueError(f"balanced batches have an even number of rows in each process; got {local}; change the batch size")
-    clips = train_clips(split, clips_per_segment=clips_per_segment, balanced=balanced, seed=seed)
+    clip = train_clips(split, clips_per_segment=clips_per_segment, balanced=balanced, seed=seed)
 
     def clip_of_row(row: int) -> Clip | None:
         step, local_row = divmod(row, local)
-        return clips[step * global_batch_size + process_index * local + local_row]
+        return clip(step * global_batch_size + process_index * local + local_row)
 
     rows = grain.MapDataset.range(local << 40).map(clip_of_row)
     return _read_ahead(rows, local, split, start_step, num_workers, num_threads)
@@ -182,34 +183,37 @@ def valid_batches(
     return _read_ahead(rows, local, split, 0, num_workers, num_threads)
 
 
-def train_clips(split: Split, *, clips_per_segment: int, balanced: bool, seed: int) -> grain.MapDataset[Clip]:
-    """The clips of all global batches in their order, without end; any of them is known without those before.
+def train_clips(split: Split, *, clips_per_segment: int, balanced: bool, seed: int) -> Callable[[int], Clip]:
+    """The n-th of the clips of all global batches in their order, which has no end, for any n.
 
     Raises:
       ValueError: a class to balance has no segment.
     """
     index = split.index
-
-    def draw(segment: int, generator: np.random.Generator) -> Clip:
-        start, top, left, flip = generator.integers(
-            [index.starts(segment), *(r - c + 1 for r, c in zip(transforms.RESIZED, transforms.CROP, strict=True)), 2]
-        ).tolist()
-        record, place = index.start(segment, start)
-        return Clip(segment, record, place, top, left, bool(flip))
-
-    def shuffled(rows: Int64[np.ndarray, " n"], seed: int) -> grain.MapDataset:
-        return grain.MapDataset.source(np.repeat(rows, clips_per_segment).tolist()).seed(seed).shuffle().repeat()
-
-    seeds = [int(value) for value in np.random.SeedSequence(seed).generate_state(3)]
+    streams = [np.arange(len(index.segment_row))]
     if balanced:
-        regions = [np.flatnonzero(index.segment_temporal_region == region) for region in range(len(segments.TEMPORAL_REGIONS))]
-        empty = [name for name, rows in zip(segments.TEMPORAL_REGIONS, regions, strict=True) if not len(rows)]
+        streams = [np.flatnonzero(index.segment_temporal_region == region) for region in range(len(segments.TEMPORAL_REGIONS))]
+        empty = [name for name, rows in zip(segments.TEMPORAL_REGIONS, streams, strict=True) if not len(rows)]
         if empty:
             raise ValueError(f"{split.folder}: no segment of {', '.join(empty)}, so nothing to balance; turn balancing off")
-        order = grain.MapDataset.mix([shuffled(rows, key) for rows, key in zip(regions, seeds, strict=False)])
-    else:
-        order = shuffled(np.arange(len(index.segment_row)), seeds[0])
-    return order.random_map(draw, seed=seeds[2])
+
+    def clip(number: int) -> Clip:
+        in_stream, stream = divmod(number, len(streams))
+        rows = streams[stream]
+        epoch, position = divmod(in_stream, clips_per_segment * len(rows))
+        segment = int(rows[_epoch_order(clips_per_segment * len(rows), seed, stream, epoch)[position] % len(rows)])
+        start, top, left, flip = (
+            np.random.default_rng((seed, 1, number)).integers((index.starts(segment), *_WINDOWS, 2)).tolist()
+        )
+        return Clip(segment, *index.start(segment, start), top, left, bool(flip))
+
+    return clip
+
+
+@functools.lru_cache(maxsize=8)
+def _epoch_order(count: int, seed: int, stream: int, epoch: int) -> Int64[np.ndarray, " count"]:
+    # Grain's shuffle needs no memory, but milliseconds for each of a few hundred; this is drawn once an epoch.
+    return np.random.default_rng((seed, 0, stream, epoch)).permutation(count)
 
 
 def read_clips(split: Split, clips: Sequence[Clip | None]) -> Batch:
