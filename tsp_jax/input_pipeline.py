@@ -117,7 +117,7 @@ def train_batches(
     process_count: int = 1,
     start_step: int = 0,
     num_workers: int = 0,
-    num_threads: int = 4,
+    num_threads: int = 2,
 ) -> grain.DatasetIterator[Batch]:
     """Batches of random clips without end, from a step on; `close()` ends what reads ahead.
 
@@ -133,7 +133,8 @@ def train_batches(
       process_index: which block of rows this process has.
       process_count: how many there are.
       start_step: the first batch's; the batches from there on are those of a run that began at 0.
-      num_workers: processes that read ahead; 0 for threads of this one.
+      num_workers: processes that read ahead, one a core to be kept busy; 0 for threads of this one, which together decode no
+        faster than one core does, since decoding holds Python's lock.
       num_threads: in each process, batches read at once.
 
     Raises:
@@ -160,7 +161,7 @@ def valid_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
-    num_threads: int = 4,
+    num_threads: int = 2,
 ) -> grain.DatasetIterator[Batch]:
     """Each segment's five even clips once, in the order of the segments; the last batch is filled up with rows without labels.
 
