@@ -16,7 +16,7 @@ PAGES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glo
 # Whole and small enough: the sections without a default.
 SECTIONS: dict[str, Any] = {
     "model": {"backbone": "r3d_18", "labels": ("action",), "label_counts": (20,)},
-    "data": {"data_dir": "data", "dataset": "thumos14", "train_split": "valid", "valid_split": "test"},
+    "data": {"folder": "data/thumos14/jpeg/1.0.0", "train_split": "valid", "valid_split": "test"},
     "optim": {"backbone_lr": 1e-4, "fc_lr": 2e-3},
     "loss": {"alphas": (1.0,)},
     "init": {"checkpoint": "random"},
