@@ -89,7 +89,7 @@ def open_split(folder: str | Path, split: str, gvf: str | Path | None = None) ->
     index = records.read_index(folder, split)
     try:
         builder = tfds.builder_from_directory(str(folder))  # type: ignore (its decorator hides the signature)
-        source = builder.as_data_source(split)
+        source = builder.as_data_source(split)  # type: ignore (its decorator hides the signature)
         labels = tuple(builder.info.features["action"].names)  # type: ignore (a ClassLabel)
     except Exception as error:  # TFDS raises all kinds for files that are missing or damaged
         raise records.RecordsError(f"{folder}: TFDS can't open split {split!r} ({error}); build the records anew") from error
