@@ -220,7 +220,7 @@ def load(spec: str, changes: Sequence[str] = ()) -> ml_collections.ConfigDict:
                 "seed",
                 *(f"{section}.{name}" for section in SECTIONS for name in typing.get_type_hints(SECTIONS[section])),
             ]
-            close = difflib.get_close_matches(key, every, n=3, cutoff=0.5)
+            close = difflib.get_close_matches(key, every, n=2, cutoff=0.8)
             known_keys = [item for item in every if item.startswith(f"{section}.")] or [*SECTIONS, "seed"]
             hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known_keys)}"
             wrong.append(f"{key}: unknown; {hint}")

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 0 if finished else 130
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+        status = _leave(130)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
