@@ -153,7 +153,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     def drawn(seed: int, count: int) -> list[input_pipeline.Clip]:
         order = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=seed)
-        return [order[number] for number in range(count)]
+        return [clip for number in range(count) if (clip := order[number]) is not None]
 
     def on_device(batch: input_pipeline.Batch) -> float:
         arrays = jax.device_put((batch["video"], batch["crop"], batch["flip"]))
