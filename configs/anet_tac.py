@@ -20,8 +20,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     return config.recipe(
         model={"backbone": page.backbone, "labels": ("action",), "label_counts": (200,)},
         data={
-            "data_dir": "data",
-            "dataset": "activitynet",
+            "folder": "data/activitynet/jpeg/1.0.0",
             "train_split": "train",
             "valid_split": "valid",
             "batch_size": 32 // page.downscale,

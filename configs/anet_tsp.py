@@ -26,11 +26,10 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     return config.recipe(
         model={"backbone": page.backbone, "labels": labels, "label_counts": tuple(classes[label] for label in labels)},
         data={
-            "data_dir": "data",
-            "dataset": "activitynet",
+            "folder": "data/activitynet/jpeg/1.0.0",
             "train_split": "train",
             "valid_split": "valid",
-            "gvf": "" if page.gvf == "none" else f"activitynet/global_video_features/{page.backbone}-{page.gvf}_gvf.h5",
+            "gvf": "" if page.gvf == "none" else f"data/activitynet/global_video_features/{page.backbone}-{page.gvf}_gvf.h5",
             "batch_size": 32 // page.downscale,
         },
         optim={

@@ -15,8 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     return config.recipe(
         model={"backbone": "r3d_18", "labels": ("action", "temporal_region"), "label_counts": (6, 2)},
         data={
-            "data_dir": "data",
-            "dataset": "synthetic",
+            "folder": "data/video_folder/jpeg/1.0.0",
             "train_split": "training",
             "valid_split": "validation",
             "batch_size": 8,

@@ -18,8 +18,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     return config.recipe(
         model={"backbone": page.backbone, "labels": ("action",), "label_counts": (20,)},
         data={
-            "data_dir": "data",
-            "dataset": "thumos14",
+            "folder": "data/thumos14/jpeg/1.0.0",
             "train_split": "valid",
             "valid_split": "test",
             "batch_size": 32 // page.downscale,

@@ -26,11 +26,10 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     return config.recipe(
         model={"backbone": page.backbone, "labels": labels, "label_counts": tuple(classes[label] for label in labels)},
         data={
-            "data_dir": "data",
-            "dataset": "thumos14",
+            "folder": "data/thumos14/jpeg/1.0.0",
             "train_split": "valid",
             "valid_split": "test",
-            "gvf": "" if page.gvf == "none" else f"thumos14/global_video_features/{page.backbone}-{page.gvf}_gvf.h5",
+            "gvf": "" if page.gvf == "none" else f"data/thumos14/global_video_features/{page.backbone}-{page.gvf}_gvf.h5",
             "batch_size": 32 // page.downscale,
         },
         optim={"backbone_lr": 1e-4 / page.downscale, "fc_lr": 4e-3 / page.downscale},

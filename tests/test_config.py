@@ -1,6 +1,8 @@
 """Tests of the recipes: every page builds its step, and mistakes are told, all at once."""
 
+import dataclasses
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pytest
 from tsp_jax import config, optim, train_step
 from tsp_jax.models import functional
 
-PAGES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # Whole and small enough: the sections without a default.
 SECTIONS: dict[str, Any] = {
     "model": {"backbone": "r3d_18", "labels": ("action",), "label_counts": (20,)},
-    "data": {"data_dir": "data", "dataset": "thumos14", "train_split": "valid", "valid_split": "test"},
+    "data": {"folder": "data/thumos14/jpeg/1.0.0", "train_split": "valid", "valid_split": "test"},
     "optim": {"backbone_lr": 1e-4, "fc_lr": 2e-3},
     "loss": {"alphas": (1.0,)},
     "init": {"checkpoint": "random"},
@@ -206,3 +209,50 @@ def test_all_mistakes_of_a_config_are_told_together() -> None:
 def test_batch_that_accumulation_can_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data.batch_size: expected a multiple of compute.accumulate, 3, found 32"):
         config.recipe(**SECTIONS, compute={"accumulate": 3})
+
+
+def test_flags_change_values_of_every_type() -> None:
+    changes = ["optim.backbone_lr=3", "optim.milestones=2,3", "data.balanced=true", "loss.alphas=(1, 0.5)", "seed=4"]
+    changes += ["model.label_counts=20,2", "init.checkpoint=runs/a=b", "compute.dtype=bfloat16", "data.batch_size=64"]
+    found = config.read(config.load(f"{ROOT}/configs/thumos14_tsp.py:backbone=r3d_18", changes))
+    assert (found.optim.backbone_lr, found.optim.milestones, found.data.balanced) == (3.0, (2, 3), True)
+    assert (found.loss.alphas, found.seed, found.model.label_counts) == ((1.0, 0.5), 4, (20, 2))
+    assert (found.init.checkpoint, found.compute.dtype, found.data.batch_size) == ("runs/a=b", "bfloat16", 64)
+    assert found.model.backbone == "r3d_18"
+
+
+def test_all_wrong_flags_are_told_together() -> None:
+    changes = ["optim.bakbone_lr=1", "optim.epochs=2.5", "data.balanced=maybe", "compute.dtype=float16", "zzz=1", "loss=3"]
+    with pytest.raises(ValueError) as caught:
+        config.load(f"{ROOT}/configs/anet_tac.py", changes)
+    assert str(caught.value).splitlines() == [
+        "the flags --config.… have 6 mistakes:",
+        "  optim.bakbone_lr: unknown; did you mean optim.backbone_lr?",
+        "  optim.epochs: expected int, found '2.5'",
+        "  data.balanced: expected true or false, found 'maybe'",
+        "  compute.dtype: expected 'float32' or 'bfloat16', found 'float16'",
+        "  zzz: unknown; known are model, data, optim, loss, compute, init, run, seed",
+        "  loss: unknown; known are loss.alphas",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["x = 1", "def get_config(:", "import nothing_of_that_name", "def get_config(): return 1 + None"]
+)
+def test_file_that_is_no_page_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "page.py").write_text(text)
+    with pytest.raises(ValueError, match=r"page.py: "):
+        config.load(str(tmp_path / "page.py"))
+
+
+def test_differences_are_of_what_is_learned() -> None:
+    first, second = (config.read(config.recipe(**SECTIONS)) for _ in range(2))
+    assert config.differences(dataclasses.asdict(first), json.loads(json.dumps(dataclasses.asdict(second)))) == []
+    changed = dataclasses.asdict(second)
+    changed["run"]["log_every_steps"], changed["optim"]["gamma"], changed["seed"] = 3, 0.5, 2
+    del changed["data"]["gvf"]
+    assert config.differences(dataclasses.asdict(first), changed) == [
+        "data.gvf: '' there, None here",
+        "optim.gamma: 0.01 there, 0.5 here",
+        "seed: 0 there, 2 here",
+    ]

@@ -59,7 +59,7 @@ def initialized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The calls that reach JAX; one without arguments finds no cluster."""
     calls = []
 
-    def initialize(*arguments: Any) -> None:
+    def initialize(*arguments: Any, heartbeat_timeout_seconds: int) -> None:
         calls.append(arguments)
         if not arguments:
             raise ValueError("coordinator_address should be defined.")
@@ -86,7 +86,7 @@ def test_given_addresses_reach_jax(initialized: list[tuple[Any, ...]]) -> None:
 
 
 def test_other_faults_of_the_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def initialize() -> None:
+    def initialize(heartbeat_timeout_seconds: int) -> None:
         raise ValueError("no such host")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,12 @@ def make(config: tsp.ModelConfig, variables: functional.Variables, origin: Origi
     Raises:
       ValueError: the variables are not those of the configuration; every missing, unexpected and misshapen key is named.
     """
-    check_keys(_shapes(functional.shapes(config)), _shapes(variables), f"the variables of {config}")
+    check_keys(shapes(functional.shapes(config)), shapes(variables), f"the variables of {config}")
     return Checkpoint(config, variables, origin, weights_sha256(variables))
 
 
 def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
-    """Writes a checkpoint folder, whole or not at all.
+    """Writes a checkpoint folder, whole or not at all. One process writes; others of its run are not waited for.
 
     Raises:
       FileExistsError: the folder exists and `overwrite` is false, or what exists there is no checkpoint.
@@ -68,9 +69,31 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
         "origin": dataclasses.asdict(checkpoint.origin),
         "weights_sha256": checkpoint.weights_sha256,
     }
+    new, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("new", "old"))
     with _checkpointer() as writer:
-        items = ocp.args.Composite(variables=ocp.args.StandardSave(checkpoint.variables), about=ocp.args.JsonSave(about))
-        writer.save(path, items, force=overwrite)
+        variables = jax.tree.map(np.asarray, checkpoint.variables)
+        items = ocp.args.Composite(variables=ocp.args.StandardSave(variables), about=ocp.args.JsonSave(about))
+        writer.save(new, items, force=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_any(spec: str | Path) -> Checkpoint:
+    """The checkpoint in a folder, the best one of a run's workdir, in a .pth file, or by released name.
+
+    Raises:
+      OSError, ValueError, RuntimeError, ImportError: there is none, or it can't be used; the message says why and what to do.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        best = path / "best"
+        return load(best if _page(best).is_file() and not _page(path).is_file() else path)
+    from convert import torch_to_orbax  # PyTorch is needed for .pth files alone
+
+    return torch_to_orbax.read_any(str(spec))
 
 
 def check_output(path: str | Path, overwrite: bool) -> None:
@@ -108,7 +131,7 @@ def load(path: str | Path) -> Checkpoint:
             found = reader.metadata(path).item_metadata["variables"].tree
         except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
-        check_keys(_shapes(expected), _shapes(found or {}), str(path))
+        check_keys(shapes(expected), shapes(found or {}), str(path))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
         try:
@@ -142,6 +165,11 @@ def check_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
         raise ValueError(f"{where}: {len(lines)} keys do not fit the model\n  " + "\n  ".join(sorted(lines)))
 
 
+def shapes(variables: functional.Variables) -> dict[str, tuple[int, ...]]:
+    """Shapes by dotted name, for `check_keys`."""
+    return {key: tuple(leaf.shape) for key, leaf in flatten(variables).items()}
+
+
 def flatten(variables: functional.Variables) -> dict[str, Any]:
     """Leaves by dotted name, parameters and statistics together: the keys of a PyTorch state dict, sorted."""
     leaves = {}
@@ -165,12 +193,24 @@ def _page(path: str | Path) -> Path:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    handlers = {"variables": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    alone = _this_process()
+    handlers = {
+        "variables": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        "about": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    }
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        **handlers,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _shapes(variables: functional.Variables) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(leaf.shape) for key, leaf in flatten(variables).items()}
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Orbax's options for a process that reads or writes without the others of its run."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
 
 
 def _read_about(page: Path) -> tuple[tsp.ModelConfig, Origin, str]:

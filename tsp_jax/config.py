@@ -1,10 +1,13 @@
 """A recipe of training: its sections and their defaults, the pages in `configs/`, and the check of one."""
 
 import dataclasses
+import difflib
+import runpy
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, Literal
 
 import ml_collections
@@ -34,18 +37,16 @@ class Data:
     """The clips.
 
     Attributes:
-      data_dir: folder of the prepared data sets.
-      dataset: the prepared data set in it.
+      folder: of the records, as `python -m data_builders.build` prints it.
       train_split: segments to train on.
       valid_split: segments to validate on.
-      gvf: file of global video features in `data_dir`; empty for a model without.
+      gvf: file of global video features; empty for a model without.
       batch_size: clips a device.
       clips_per_segment: clips that an epoch draws from a segment.
       balanced: equally many clips of each temporal region; the original's batches are not.
     """
 
-    data_dir: str
-    dataset: str
+    folder: str
     train_split: str
     valid_split: str
     gvf: str = ""
@@ -105,12 +106,29 @@ class Init:
     """What training starts from.
 
     Attributes:
-      checkpoint: a released name, a `.pth` file, a checkpoint folder, or `random`.
+      checkpoint: a released name, a `.pth` file, a checkpoint folder, an earlier run's workdir (its best weights), or `random`.
       heads: `new`, drawn afresh, or `kept` from the checkpoint.
     """
 
     checkpoint: str
     heads: Literal["new", "kept"] = "new"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run reads, tells and saves: nothing that changes what is learned, so that a run may go on with another one.
+
+    Attributes:
+      log_every_steps: steps from one line of metrics to the next.
+      checkpoint_every_steps: steps from one checkpoint to the next, besides each epoch's end; 0 for these alone.
+      reader_processes: that read records ahead; 0 for threads alone.
+      reader_threads: of each process, batches read at once.
+    """
+
+    log_every_steps: int = 20
+    checkpoint_every_steps: int = 1000
+    reader_processes: int = 0
+    reader_threads: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +141,7 @@ class Recipe:
     loss: Loss
     compute: Compute
     init: Init
+    run: Run = Run()
     seed: int = 0
 
     @property
@@ -131,7 +150,7 @@ class Recipe:
         return tsp.ModelConfig(self.model.backbone, self.model.label_counts, gvf=bool(self.data.gvf))
 
 
-SECTIONS = {"model": Model, "data": Data, "optim": Optim, "loss": Loss, "compute": Compute, "init": Init}
+SECTIONS = {"model": Model, "data": Data, "optim": Optim, "loss": Loss, "compute": Compute, "init": Init, "run": Run}
 
 
 def recipe(
@@ -142,6 +161,7 @@ def recipe(
     loss: Mapping[str, Any],
     init: Mapping[str, Any],
     compute: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> ml_collections.ConfigDict:
     """A page's recipe with the defaults filled in, as the ConfigDict that flags may change.
@@ -151,11 +171,79 @@ def recipe(
       ValueError: a value that `read` refuses.
     """
     sections = Recipe(
-        Model(**model), Data(**data), Optim(**optim), Loss(**loss), Compute(**(compute or {})), Init(**init), seed
+        Model(**model),
+        Data(**data),
+        Optim(**optim),
+        Loss(**loss),
+        Compute(**(compute or {})),
+        Init(**init),
+        Run(**(run or {})),
+        seed,
     )
     page = ml_collections.ConfigDict(dataclasses.asdict(sections)).lock()
     read(page)
     return page
+
+
+def load(spec: str, changes: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The page in a file, changed as flags ask.
+
+    Args:
+      spec: `configs/anet_tsp.py`, or with arguments of the page `configs/anet_tsp.py:backbone=r3d_18`.
+      changes: `optim.epochs=4`, `optim.milestones=2,3`: sections' keys and values as text.
+
+    Raises:
+      FileNotFoundError: there is no such page.
+      ValueError: the page can't be read, or one message with every change that is misspelt or not of the key's type.
+    """
+    file, colon, arguments = spec.partition(":")
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such page; expected a recipe such as configs/anet_tsp.py")
+    try:
+        page = runpy.run_path(file)["get_config"](*([arguments] if colon else []))
+    except KeyError as error:
+        raise ValueError(f"{file}: no {error} in it; expected a page such as configs/anet_tsp.py") from error
+    except (TypeError, SyntaxError, NameError, ImportError, AttributeError) as error:
+        raise ValueError(f"{spec}: the page can't be read ({type(error).__name__}: {error})") from error
+    wrong = []
+    for change in changes:
+        key, _, text = change.partition("=")
+        section, _, name = key.partition(".")
+        known = typing.get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
+        try:
+            if key == "seed":
+                page.seed = _from_text(text, int)
+            else:
+                page[section][name] = _from_text(text, known[name])
+        except KeyError:
+            every = [
+                "seed",
+                *(f"{section}.{name}" for section in SECTIONS for name in typing.get_type_hints(SECTIONS[section])),
+            ]
+            close = difflib.get_close_matches(key, every, n=2, cutoff=0.8)
+            known_keys = [item for item in every if item.startswith(f"{section}.")] or [*SECTIONS, "seed"]
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known_keys)}"
+            wrong.append(f"{key}: unknown; {hint}")
+        except TypeError as error:
+            wrong.append(f"{key}: {error}")
+    if wrong:
+        raise ValueError("\n  ".join([f"the flags --config.… have {len(wrong)} mistakes:", *wrong]))
+    return page
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Where two recipes differ, each as nested dicts, in lines; how a run reads, tells and saves makes no difference."""
+
+    def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+        sections = {name: section for name, section in recipe.items() if isinstance(section, Mapping) and name != "run"}
+        leaves = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        leaves["seed"] = recipe.get("seed")
+        # JSON knows no tuples.
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in leaves.items()}
+
+    left, right = flat(first), flat(second)
+    keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return [f"{key}: {left.get(key)!r} there, {right.get(key)!r} here" for key in keys]
 
 
 def read(page: ml_collections.ConfigDict) -> Recipe:
@@ -238,6 +326,27 @@ def _convert(value: Any, expected: Any) -> Any:
     return value
 
 
+def _from_text(text: str, expected: Any) -> Any:
+    """The value that a flag's text says; several are parted by commas.
+
+    Raises:
+      TypeError: it says none of this type.
+    """
+    if typing.get_origin(expected) is tuple:
+        item = typing.get_args(expected)[0]
+        return tuple(_from_text(part.strip(), item) for part in text.strip("()[]").split(",") if part.strip())
+    if expected in (int, float):
+        try:
+            return expected(text)
+        except ValueError:
+            raise TypeError(f"expected {expected.__name__}, found {text!r}") from None
+    if expected is bool:
+        if text.lower() not in ("true", "false"):
+            raise TypeError(f"expected true or false, found {text!r}")
+        return text.lower() == "true"
+    return _convert(text, expected)
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -252,12 +361,16 @@ def _impossible(values: Mapping[str, Any]) -> list[str]:
 
     for key in ("data.batch_size", "data.clips_per_segment", "optim.epochs", "compute.accumulate"):
         check(key, lambda value: value > 0, "a number above 0")
+    for key in ("run.log_every_steps", "run.reader_threads"):
+        check(key, lambda value: value > 0, "a number above 0")
+    for key in ("run.checkpoint_every_steps", "run.reader_processes"):
+        check(key, lambda value: value >= 0, "a number from 0 up")
     for key in ("backbone_lr", "fc_lr", "stem_lr", "weight_decay", "warmup_epochs"):
         check(f"optim.{key}", lambda value: value >= 0, "a number from 0 up")
     check("optim.momentum", lambda value: 0 <= value < 1, "a number from 0 up, below 1")
     check("optim.gamma", lambda value: 0 < value <= 1, "a number above 0, at most 1")
     check("optim.milestones", lambda value: list(value) == sorted(value), "epochs in order")
-    for key in ("data.data_dir", "data.dataset", "data.train_split", "data.valid_split", "init.checkpoint"):
+    for key in ("data.folder", "data.train_split", "data.valid_split", "init.checkpoint"):
         check(key, bool, "a name")
     check(
         "model.labels",

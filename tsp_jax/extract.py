@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)
         geometry = clips.ClipGeometry(options.clip_len, options.frame_rate, options.stride, options.frame_selection)
-        checkpoint = load_checkpoint(options.checkpoint)
+        checkpoint = checkpoints.open_any(options.checkpoint)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,7 +65,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a checkpoint folder, a .pth file, or a released name")
+    add("--checkpoint", required=True, help="a checkpoint folder, a run's workdir, a .pth file, or a released name")
     add(
         "--videos",
         required=True,
@@ -177,19 +177,6 @@ class Summary:
     wall_sec: float = 0.0
     failures: list[Failure] = dataclasses.field(default_factory=list)
     stopped: bool = False
-
-
-def load_checkpoint(spec: str) -> checkpoints.Checkpoint:
-    """The checkpoint in a folder of this project, a .pth file, or by released name.
-
-    Raises:
-      OSError, ValueError, RuntimeError: there is none, or it can't be used; the message says why and what to do.
-    """
-    if Path(spec).is_dir():
-        return checkpoints.load(spec)
-    from convert import torch_to_orbax  # PyTorch is needed for .pth files alone
-
-    return torch_to_orbax.read_any(spec)
 
 
 def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> features.Attributes:

@@ -1,0 +1,120 @@
+"""What a run goes on from, through Orbax: the whole state of training and a JSON page, written in the background."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tsp_jax import checkpoints
+
+Page = dict[str, Any]
+
+
+class Keeper:
+    """A folder that holds the last state saved, by its step.
+
+    A state appears under its step whole or not at all, and the one before goes only when the new one is there; what a killed
+    process left unfinished is swept up. Every process of a run has one, and calls it as the others do: they share the folder.
+    Any number of devices and processes reads what any other wrote.
+    """
+
+    def __init__(self, folder: str | Path, *, read_only: bool = False):
+        self._folder = Path(folder).absolute()
+        # Orbax's own read_only warns of itself at every start.
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(1),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+        )
+        handlers = {"state": ocp.StandardCheckpointHandler(), "page": ocp.JsonCheckpointHandler()}
+        empty = read_only and not self._folder.is_dir()
+        self._manager = None if empty else ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+
+    def latest(self) -> int | None:
+        """The step of the state that is there."""
+        return None if self._manager is None else self._manager.latest_step()
+
+    def page(self) -> Page:
+        """The page of the state that is there.
+
+        Raises:
+          ValueError: it can't be read.
+        """
+        return self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
+
+    def save(self, step: int, state: Any, page: Page) -> None:
+        """Saves a state of arrays; on return these may be given away, while the files are still being written.
+
+        A state that is there under this step already stays.
+
+        Raises:
+          OSError: this state, or the one before, can't be written.
+        """
+        if self._manager is None or self.latest() == step:
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), page=ocp.args.JsonSave(page))
+        try:
+            self._manager.save(step, args=items)
+        except (ValueError, RuntimeError) as error:  # Orbax's, for what happened in the background
+            raise OSError(f"{self._folder}: the state of step {step} can't be saved ({_first_line(error)})") from error
+
+    def restore(self, like: Any) -> tuple[Any, Page]:
+        """The state that is there, as `like`, a tree of `jax.ShapeDtypeStruct`s with shardings, and its page.
+
+        Raises:
+          ValueError: it can't be read, or is not of this shape.
+        """
+        wanted, latest, found = _flat(like), self.latest(), {}
+        if self._manager is not None and latest is not None:
+            metadata = self._manager.item_metadata(latest)["state"]
+            found = {} if metadata is None else _shapes(metadata.tree)
+        checkpoints.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
+        read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
+        structure = jax.tree_util.tree_structure(like)
+        return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), read["page"]
+
+    def wait(self) -> None:
+        """Returns when what was saved is there.
+
+        Raises:
+          OSError: it can't be written.
+        """
+        try:
+            if self._manager is not None:
+                self._manager.wait_until_finished()
+        except (ValueError, RuntimeError) as error:
+            raise OSError(f"{self._folder}: a state can't be saved ({_first_line(error)})") from error
+
+    def close(self) -> None:
+        """Waits, and ends what works in the background.
+
+        Raises:
+          OSError: what was saved can't be written.
+        """
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+
+    def _read(self, items: ocp.args.Composite) -> Any:
+        if self._manager is None or self.latest() is None:
+            raise ValueError(f"{self._folder}: no state there")
+        try:
+            return self._manager.restore(self.latest(), args=items)
+        except (KeyError, TypeError, AttributeError, OSError) as error:
+            where = f"{self._folder}/{self.latest()}"
+            raise ValueError(f"{where}: can't be read ({_first_line(error)}); remove it to begin anew") from error
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Leaves by their dotted path, in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _shapes(flat: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(leaf.shape) for key, leaf in flat.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
