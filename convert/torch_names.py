@@ -84,7 +84,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], where: str = "the state dic
     # Where a head's weight is missing, its bias tells how many labels the message should ask for.
     rows = [shapes.get(f"{head}.weight") or shapes.get(f"{head}.bias") or (1,) for head in heads]
     label_counts = tuple(max(1, row[0]) for row in rows)
-    gvf = bool(rows) and rows[-1][1:] == (2 * video_resnet.FEATURE_SIZE,)
+    gvf = bool(rows) and rows[-1][1:] == (2 * video_resnet.feature_size(name),)
     return tsp.ModelConfig(name, label_counts, gvf)
 
 

@@ -19,17 +19,21 @@ from jaxtyping import Float, UInt8
 
 from tsp_jax import cli, files, video_writing
 
-# Each is a way to move. All are done by the same shapes, in the same places, at the same sizes and angles.
-CLASSES = ("bounce", "circle_clockwise", "circle_counterclockwise", "pulse", "spin", "swing")
+# Each is a way to move, and stays that way in a mirror: training mirrors clips. All are done by the same shapes, in the same
+# places, at the same sizes and angles.
+CLASSES = ("bounce", "circle", "diagonal", "pulse", "spin", "swing")
 SUBSETS = ("training", "validation", "testing", "training", "training")  # of every five videos, so that three have each
 FPS = 30
 WIDTH, HEIGHT = 320, 240
 MIN_PART_SEC, MAX_PART_SEC = 2.0, 8.0  # of an action, and of the background between two
-_FORMAT = 1  # of the videos; another one makes others from the same seed
+_FORMAT = 2  # of the videos; another one makes others from the same seed
 _NUM_SHAPES, _NUM_ACTORS = 4, 3
 _REACH = 34.0  # pixels from a shape's place to the end of its swing
-_BLEND_FRAMES = 8  # from aimless motion to an action's and back
-_TURNS_A_SEC = (0.9, 1.3)  # of an action's motion
+_BLEND_FRAMES = 8  # from a part's motion to the next one's
+_TURNS_A_SEC = (0.9, 1.3)  # of an action's motion, and of a move without aim
+_MOVE_SEC, _REST_SEC = (0.2, 0.4), (0.4, 1.2)  # of a move without aim, and between two
+# What turns in a move without aim, as columns of `_Shape.turns`: each as often as in the six actions.
+_MOVES = ((0,), (1,), (2,), (3,), (0, 1), (0, 1))
 _TILE = 384  # pixels a side of the texture, which repeats
 
 
@@ -133,9 +137,10 @@ def write(item: Script, path: Path) -> int:
 class Scene:
     """A video's pictures, in any order.
 
-    In all parts shapes drift, turn, grow and shrink without aim, jitter, and the camera wanders over a texture under which
-    another moves. In an action's part some of them move as the action says. Places, sizes and angles have the same
-    distribution in both, so that one picture does not tell.
+    In all parts shapes drift and jitter, and the camera wanders over a texture under which another moves. In an action's part
+    most of them keep moving as the action says; the others, and all of them in the background, make a short move now and then,
+    each for itself, as fast as those do. Places, sizes and angles have the same distribution in both, so that one picture does
+    not tell. A fast motion alone does not tell either: an action's goes on, and shapes share it.
     """
 
     def __init__(self, item: Script):
@@ -147,9 +152,12 @@ class Scene:
         self.camera = np.stack([_wander(draw, n, 0.05, 20.0) + _wander(draw, n, 0.6, 0.5) for _ in range(2)], -1)
         self.drift = np.stack([_wander(draw, n, 0.08, 10.0) for _ in range(2)], -1)
         self.shapes = [_Shape(draw, n) for _ in range(_NUM_SHAPES)]
-        for act in item.acts:
-            for actor in draw.permutation(_NUM_SHAPES)[:_NUM_ACTORS]:
-                self.shapes[actor].perform(act, draw)
+        labels = {(act.start, act.end): act.label for act in item.acts}
+        bounds = sorted({0, n, *itertools.chain(*labels)})
+        for part in itertools.pairwise(bounds):
+            order = draw.permutation(_NUM_SHAPES)
+            for rank, shape in enumerate(order):
+                self.shapes[shape].move(*part, labels.get(part) if rank < _NUM_ACTORS else None, draw)
 
     @functools.cached_property
     def layers(self) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
@@ -179,41 +187,42 @@ class _Shape:
         # Where its swing is centred, and what it swings by: the sides, up and down, size, angle, in turns.
         centre = np.array([WIDTH / 2, HEIGHT / 2]), np.array([WIDTH / 2 - 70, HEIGHT / 2 - 70])
         self.place = np.stack([c + r * np.sin(_wander(draw, num_frames, 0.03, 2.5)) for c, r in zip(*centre, strict=True)], -1)
-        aimless = [draw.uniform(0, 1) + _wander(draw, num_frames, 0.03, 0.4) for _ in range(4)]
-        self.turns = np.stack(aimless, -1)
+        self.turns = np.stack([draw.uniform(0, 1) + _wander(draw, num_frames, 0.03, 0.4) for _ in range(4)], -1)
         self.jitter = draw.normal(0, 0.5, (num_frames, 2))
 
-    def perform(self, act: Act, draw: np.random.Generator) -> None:
-        """Lets the shape do an action in its part."""
-        frames = np.arange(act.start, act.end)
-        aimless = self.turns[frames]
-        turn = draw.uniform(*_TURNS_A_SEC) * (frames - act.start) / FPS
-        acting = aimless.copy()
-        match act.label:
+    def move(self, start: int, end: int, label: str | None, draw: np.random.Generator) -> None:
+        """Lets the shape do an action in frames [start, end), or move without aim."""
+        frames = np.arange(start, end)
+        slow = self.turns[frames]
+        turn = draw.uniform(*_TURNS_A_SEC) * (frames - start) / FPS
+        acting = slow.copy()
+        match label:
             case "bounce":
-                acting[:, 1] = aimless[0, 1] + turn
+                acting[:, 1] = slow[0, 1] + turn
             case "swing":
-                acting[:, 0] = aimless[0, 0] + turn
+                acting[:, 0] = slow[0, 0] + turn
             case "pulse":
-                acting[:, 2] = aimless[0, 2] + turn
-            case "spin":
-                acting[:, 3] = aimless[0, 3] + turn * draw.choice([-1, 1])
-            case "circle_clockwise":  # to the right and then down: cos and sin of one angle, as y counts downwards
-                acting[:, 0], acting[:, 1] = aimless[0, 0] + turn, aimless[0, 0] + turn - 0.25
-            case "circle_counterclockwise":
-                acting[:, 0], acting[:, 1] = aimless[0, 0] + turn, aimless[0, 0] + turn + 0.25
+                acting[:, 2] = slow[0, 2] + turn
+            case "spin":  # either way round
+                acting[:, 3] = slow[0, 3] + turn * draw.choice([-1, 1])
+            case "circle":  # either way round: cos and sin of one angle
+                acting[:, 0], acting[:, 1] = slow[0, 0] + turn, slow[0, 0] + turn + draw.choice([-0.25, 0.25])
+            case "diagonal":  # either of the two
+                acting[:, 0], acting[:, 1] = slow[0, 0] + turn, slow[0, 0] + turn + draw.choice([0, 0.5])
+            case None:
+                acting += _restless(draw, len(frames))
         # Angles blend the short way round, so that nothing leaps.
-        weight = np.clip(np.minimum(frames - act.start, act.end - 1 - frames) / _BLEND_FRAMES, 0, 1)[:, None]
-        gap = acting - aimless
+        weight = np.clip(np.minimum(frames - start, end - 1 - frames) / _BLEND_FRAMES, 0, 1)[:, None]
+        gap = acting - slow
         offset = np.round(gap[min(_BLEND_FRAMES, len(gap) - 1)]), np.round(gap[-1 - min(_BLEND_FRAMES, len(gap) - 1)])
         half = (np.arange(len(frames)) >= len(frames) // 2)[:, None]
-        self.turns[frames] = aimless + weight * (gap - np.where(half, offset[1], offset[0]))
+        self.turns[frames] = slow + weight * (gap - np.where(half, offset[1], offset[0]))
 
     def draw(self, picture: UInt8[np.ndarray, "h w 3"], number: int) -> None:
         """Draws it, with soft edges, into the picture."""
         sideways, upright, size, angle = 2 * np.pi * self.turns[number]
         x, y = self.place[number] + self.jitter[number] + _REACH * np.cos([sideways, upright])
-        radius = self.radius * (1 + 0.4 * np.cos(size))
+        radius = self.radius * (1 + 0.5 * np.cos(size))
         reach = int(1.5 * radius) + 2
         left, right = max(0, int(x) - reach), min(WIDTH, int(x) + reach + 1)
         top, bottom = max(0, int(y) - reach), min(HEIGHT, int(y) + reach + 1)
@@ -224,7 +233,7 @@ class _Shape:
         toward = np.arctan2(dy, dx) - np.float32(angle)
         edge = np.float32(radius) * (1 + np.float32(0.35) * np.cos(np.float32(self.corners) * toward))
         cover = np.clip(edge - np.sqrt(dx * dx + dy * dy) + np.float32(0.5), 0, 1)[..., None]
-        shade = self.colour * (1 + np.float32(0.25) * np.cos(toward))[..., None]  # one side darker: angles show
+        shade = self.colour * (1 + np.float32(0.5) * np.cos(toward))[..., None]  # one side darker: angles show
         part = picture[top:bottom, left:right]
         part += (cover * (np.clip(shade, 0, 245) - part)).astype(np.int16).astype(np.uint8)  # wraps back where it is negative
 
@@ -253,6 +262,17 @@ def _wander(draw: np.random.Generator, num_frames: int, hertz: float, amplitude:
     time_sec = np.arange(num_frames)[:, None] / FPS
     rates = 2 * np.pi * hertz * draw.uniform(0.4, 2.0, 5)
     return amplitude * np.sin(rates * time_sec + draw.uniform(0, 2 * np.pi, 5)).mean(-1) * np.sqrt(5)
+
+
+def _restless(draw: np.random.Generator, num_frames: int) -> Float[np.ndarray, "n 4"]:
+    """Turns of short moves with rests between them, each of another kind, speed and direction."""
+    speeds, frame = np.zeros((num_frames, 4)), -round(FPS * draw.uniform(0, sum(_REST_SEC) / 2))
+    while frame < num_frames:
+        begin = max(0, frame + round(FPS * draw.uniform(*_REST_SEC)))
+        frame = begin + round(FPS * draw.uniform(*_MOVE_SEC))
+        turned = list(_MOVES[draw.integers(len(_MOVES))])
+        speeds[begin:frame, turned] = draw.uniform(*_TURNS_A_SEC) * draw.choice([-1, 1], len(turned))
+    return np.cumsum(speeds, axis=0) / FPS
 
 
 def _texture(draw: np.random.Generator, brightest: int) -> UInt8[np.ndarray, "h w 3"]:

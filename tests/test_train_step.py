@@ -41,10 +41,9 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbones `train_…`; no other may be used beside them."""
+    """The backbones `train_…`."""
     for name, maker in train_child.small_backbones().items():
         monkeypatch.setitem(video_resnet.BACKBONES, name, maker)
-    monkeypatch.setattr(video_resnet, "FEATURE_SIZE", train_child.SMALL["widths"][-1])
 
 
 @pytest.mark.torch

@@ -20,10 +20,9 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a small backbone; no other may be used beside it."""
+    """The name of a small backbone."""
     maker = functools.partial(video_resnet.VideoResNet, "r3d", **TINY)
     monkeypatch.setitem(video_resnet.BACKBONES, "tiny", maker)
-    monkeypatch.setattr(video_resnet, "FEATURE_SIZE", TINY["widths"][-1])
     return "tiny"
 
 
@@ -36,7 +35,7 @@ def x64() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("backbone", "label_counts", "gvf", "message"),
     [
-        ("r2plus1d_50", (), False, "unknown backbone 'r2plus1d_50'; known: r2plus1d_34, r2plus1d_18, r3d_18"),
+        ("r2plus1d_50", (), False, "unknown backbone 'r2plus1d_50'; known: r2plus1d_34, r2plus1d_18, r3d_18, r3d_tiny"),
         ("r3d_18", (200, 2, 3), False, r"0, 1 or 2 positive numbers; got \(200, 2, 3\)"),
         ("r3d_18", (200, 0), False, r"0, 1 or 2 positive numbers; got \(200, 0\)"),
         ("r3d_18", (-1,), False, r"0, 1 or 2 positive numbers; got \(-1,\)"),

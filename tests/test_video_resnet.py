@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,11 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three families at a size that float64 can afford, as backbones `small_…`; no other may be used beside them."""
+    """The three families at a size that float64 can afford, as backbones `small_…`."""
     for name in FAMILIES:
         maker = video_resnet.BACKBONES[name]
         smaller = functools.partial(video_resnet.VideoResNet, maker.args[0], **{**maker.keywords, **SMALL})
         monkeypatch.setitem(video_resnet.BACKBONES, f"small_{name}", smaller)
-    monkeypatch.setattr(video_resnet, "FEATURE_SIZE", SMALL["widths"][-1])
 
 
 @pytest.mark.parametrize(
@@ -59,6 +58,36 @@ def test_networks_are_as_large_as_the_released_ones(backbone: str, parameters: i
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == parameters
     for label_counts, count in (((200, 2), entries), ((200,), entries - 2)):
         assert len(checkpoints.flatten(functional.shapes(tsp.ModelConfig(backbone, label_counts)))) == count
+
+
+@pytest.mark.parametrize("name", video_resnet.BACKBONES)
+def test_features_are_as_wide_as_the_backbone_says(name: str) -> None:
+    config = tsp.ModelConfig(name, (7, 2), True)
+    clips = jax.ShapeDtypeStruct((2, 16, 112, 112, 3), jnp.float32)
+    found = jax.eval_shape(functools.partial(functional.encode, config), functional.shapes(config), clips)
+    width = video_resnet.feature_size(name)
+    assert found.shape == (2, width) and config.head_inputs == (width, 2 * width)
+    assert width == (128 if name == "r3d_tiny" else 512)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("conv", ["r2plus1d", "r3d"])
+def test_stem_strides_in_time_and_space(reference: ModuleType, x64: None, conv: Literal["r2plus1d", "r3d"]) -> None:
+    """Only a backbone of this project's own strides so; torchvision's stem with the strides changed is the same."""
+    stride = (2, 4, 3)
+    ours = video_resnet.VideoResNet(conv, (), stem_widths=(5, 6), stem_stride=stride, widths=(), rngs=nnx.Rngs(0)).stem
+    x = np.random.RandomState(0).standard_normal((2, 5, 18, 20, 3))
+    torch = reference.torch
+    y = torch.tensor(x.transpose(0, 4, 1, 2, 3))
+    kernels = [layer.weight[...] for layer in ours.layers if isinstance(layer, video_resnet.Conv)]
+    strides = [stride] if conv == "r3d" else [(1, *stride[1:]), (stride[0], 1, 1)]
+    for kernel, step in zip(kernels, strides, strict=True):
+        weight = torch.tensor(np.asarray(kernel, np.float64).transpose(4, 3, 0, 1, 2))
+        y = torch.nn.functional.conv3d(y, weight, stride=step, padding=tuple(n // 2 for n in weight.shape[2:]))
+        # Fresh BatchNorm in evaluation mode divides by the root of 1 + epsilon.
+        y = torch.relu(y / (1 + 1e-5) ** 0.5)
+    # The fresh statistics are float32, and so is the root of their sum with epsilon.
+    reference.assert_close(ours(jnp.asarray(x), train=False), channels_last(y), 1e-6)
 
 
 @pytest.mark.torch

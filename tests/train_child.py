@@ -101,7 +101,6 @@ def main(inputs: str, output: str, *distributed: str) -> None:
         runs = json.loads(str(file["runs"]))
         arrays = flax.traverse_util.unflatten_dict({tuple(key.split("/")): file[key] for key in file.files if key != "runs"})
     video_resnet.BACKBONES.update(small_backbones())
-    video_resnet.FEATURE_SIZE = SMALL["widths"][-1]
     config, mesh, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), sharding.make_mesh(), {}
     processes, process = jax.process_count(), jax.process_index()
     batches = []

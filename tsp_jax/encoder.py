@@ -186,7 +186,7 @@ def _make_step(config: tsp.ModelConfig, mesh: Mesh, dtype: jnp.dtype, batch_size
             )
 
         # A batch that is not full costs a CPU what its clips cost.
-        found = jnp.zeros((batch_size, video_resnet.FEATURE_SIZE), jnp.float32)
+        found = jnp.zeros((batch_size, video_resnet.feature_size(config.backbone)), jnp.float32)
         return jax.lax.fori_loop(0, (count[0] + at_once - 1) // at_once, encode_some, found), frames
 
     one, split = PartitionSpec(), PartitionSpec(AXIS)

@@ -40,11 +40,12 @@ class ModelConfig:
     def head_inputs(self) -> tuple[int, ...]:
         """Input width of each head."""
         last = len(self.label_counts) - 1
-        return tuple(video_resnet.FEATURE_SIZE * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts)))
+        width = video_resnet.feature_size(self.backbone)
+        return tuple(width * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts)))
 
 
 class TSP(nnx.Module):
-    """Features `[b, 512]` and one logits array `[b, classes]` a head, all float32, from normalized RGB clips.
+    """Features `[b, f]` and one logits array `[b, classes]` a head, all float32, from normalized RGB clips.
 
     Source: TSP (Alwassel et al. 2021), figure 2 and released code.
     """
@@ -66,7 +67,7 @@ class TSP(nnx.Module):
     ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
         features = self.features(clips, train=train, dtype=dtype, remat=remat)
         if self.gvf and gvf is None:
-            raise ValueError("this model's last head reads a global video feature: pass gvf [b, 512]")
+            raise ValueError("this model's last head reads a global video feature: pass gvf [b, features]")
         logits = []
         for name in self.head_names:
             head_input = features

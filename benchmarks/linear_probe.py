@@ -1,0 +1,150 @@
+"""How well a line tells action from background on frozen features: fitted on some videos, measured on others.
+
+A clip that lies within a segment of the ground truth has its temporal region; the others are left out. Logistic regression on
+features of zero mean and unit variance, both classes of equal weight, one fixed penalty: nothing is chosen by looking at the
+held-out videos. Balanced accuracy is the mean of both classes' shares of clips told right; by chance it is 50 %.
+"""
+
+import argparse
+import collections
+import dataclasses
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Bool, Float
+
+from tsp_jax import annotations, clips, features, segments
+
+PENALTY = 1e-3  # half of it times the squared length of the weights joins the mean loss
+_MARGIN_SEC = 1e-6  # times in CSV files are rounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Shares told right: of both classes, weighing the same, and of each."""
+
+    train: float
+    held_out: float
+    action: float
+    background: float
+    clips: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 a file can't be used, 2 wrong use."""
+    options = _parse(arguments)
+    scores = []
+    try:
+        truth, test_truth = (segments.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
+        for path, test_path in zip(options.features, options.test_features, strict=True):
+            scores.append(score(*labelled_clips(path, truth), *labelled_clips(test_path, test_truth)))
+    except (features.FeatureFileError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("| features | held-out clips | balanced accuracy | of actions | of background | on the fitted videos |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for path, found in zip(options.test_features, scores, strict=True):
+        shares = " | ".join(f"{100 * x:.1f} %" for x in (found.held_out, found.action, found.background, found.train))
+        print(f"| {path} | {found.clips} | {shares} |")
+    if len(scores) > 1:
+        found = [100 * item.held_out for item in scores]
+        spread = f"{min(found):.1f} to {max(found):.1f} %, standard deviation {statistics.stdev(found):.1f}"
+        print(f"\nMean balanced accuracy of {len(found)}: {statistics.mean(found):.1f} % ({spread})")
+    return 0
+
+
+def labelled_clips(
+    path: str | Path, truth: Sequence[segments.Segment]
+) -> tuple[Float[np.ndarray, "n f"], Bool[np.ndarray, " n"]]:
+    """The features of the clips within one segment, and whether it is an action.
+
+    Raises:
+      FeatureFileError: no feature file, or it lacks a video of the ground truth.
+      ValueError: only one of the two temporal regions has clips.
+    """
+    of_video: dict[str, list[segments.Segment]] = collections.defaultdict(list)
+    for item in truth:
+        of_video[annotations.video_name(Path(item.filename))].append(item)
+    rows: list[np.ndarray] = []
+    acting: list[np.ndarray] = []
+    for name, items in of_video.items():
+        video = features.read(path, name)
+        starts_sec, length_sec = clip_times(video)
+        for item in items:
+            inside = (starts_sec >= item.start_sec - _MARGIN_SEC) & (starts_sec + length_sec <= item.end_sec + _MARGIN_SEC)
+            rows.append(video.features[inside])
+            acting.append(np.full(np.count_nonzero(inside), item.temporal_region == segments.ACTION))
+    found, labels = np.concatenate(rows or [np.zeros((0, 1))]), np.concatenate(acting or [np.zeros(0, bool)])
+    if not 0 < np.count_nonzero(labels) < len(labels):
+        raise ValueError(
+            f"{path}: of {len(labels)} clips in segments, {np.count_nonzero(labels)} are of actions; both temporal regions "
+            "are needed: give the ground truth of these videos, or extract with a smaller --stride"
+        )
+    return found.astype(np.float64), labels
+
+
+def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
+    """When each row's clip starts, and how long all of them are, in seconds."""
+    found = video.attributes
+    grid = clips.resampled(int(found["frames"]), float(found["fps"]), float(found["frame_rate"]))
+    numbers = np.concatenate([np.arange(*pair) for pair in np.asarray(found["clip_ranges"]).tolist()])
+    return grid[numbers * int(found["stride"])] / float(found["fps"]), int(found["clip_len"]) / float(found["frame_rate"])
+
+
+def score(
+    train: Float[np.ndarray, "n f"],
+    train_labels: Bool[np.ndarray, " n"],
+    held_out: Float[np.ndarray, "m f"],
+    held_out_labels: Bool[np.ndarray, " m"],
+) -> Score:
+    """What a linear probe of the first clips tells of the second."""
+    mean, scale = train.mean(0), train.std(0) + 1e-6
+    weight, bias = fit((train - mean) / scale, train_labels)
+
+    def recalls(inputs: Float[np.ndarray, "k f"], labels: Bool[np.ndarray, " k"]) -> tuple[float, float]:
+        guess = (inputs - mean) / scale @ weight + bias > 0
+        return float(np.mean(guess[labels])), float(np.mean(~guess[~labels]))
+
+    action, background = recalls(held_out, held_out_labels)
+    return Score(statistics.mean(recalls(train, train_labels)), (action + background) / 2, action, background, len(held_out))
+
+
+def fit(inputs: Float[np.ndarray, "n f"], labels: Bool[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " f"], float]:
+    """Weights and bias of the logistic regression; both classes weigh the same, whatever their numbers."""
+    sign, share = np.where(labels, 1.0, -1.0), np.mean(labels)
+    weight = np.where(labels, 0.5 / share, 0.5 / (1 - share)) / len(labels)
+
+    def loss(solution: Float[np.ndarray, " g"]) -> tuple[float, Float[np.ndarray, " g"]]:
+        margin = sign * (inputs @ solution[:-1] + solution[-1])
+        slope = -sign * weight * np.exp(-np.logaddexp(0, margin))
+        gradient = np.append(inputs.T @ slope + PENALTY * solution[:-1], slope.sum())
+        return float(weight @ np.logaddexp(0, -margin) + PENALTY / 2 * solution[:-1] @ solution[:-1]), gradient
+
+    found = scipy.optimize.minimize(loss, np.zeros(inputs.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 5000})
+    return found.x[:-1], float(found.x[-1])
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.linear_probe",
+        description=__doc__,
+        epilog="example: python -m benchmarks.linear_probe --features tsp_train.h5 --groundtruth train.csv "
+        "--test_features tsp_test.h5 --test_groundtruth test.csv",
+    )
+    add = parser.add_argument
+    add("--features", required=True, nargs="+", metavar="H5", help="of the videos to fit on; several, such as one a seed")
+    add("--groundtruth", required=True, metavar="CSV", help="their segments, as `python -m data_builders.groundtruth` writes")
+    add("--test_features", required=True, nargs="+", metavar="H5", help="of the held-out videos, one for each of --features")
+    add("--test_groundtruth", required=True, metavar="CSV", help="their segments")
+    options = parser.parse_args(arguments)
+    if len(options.features) != len(options.test_features):
+        parser.error(f"{len(options.features)} files of --features and {len(options.test_features)} of --test_features")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
