@@ -79,10 +79,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbone `tiny`, as in train_driver; no other may be used beside it."""
+    """The backbone `tiny`, as in train_driver."""
     maker = functools.partial(video_resnet.VideoResNet, "r3d", **train_driver.TINY)
     monkeypatch.setitem(video_resnet.BACKBONES, "tiny", maker)
-    monkeypatch.setattr(video_resnet, "FEATURE_SIZE", train_driver.TINY["widths"][-1])
     monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use here: it may not look for other processes any more
 
 

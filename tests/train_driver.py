@@ -13,7 +13,6 @@ TINY: dict[str, Any] = {"blocks": (1, 1, 1, 1), "stem_widths": (4, 4), "widths":
 def register() -> None:
     """Makes `tiny` a backbone; its features are 12 numbers."""
     video_resnet.BACKBONES["tiny"] = functools.partial(video_resnet.VideoResNet, "r3d", **TINY)
-    video_resnet.FEATURE_SIZE = TINY["widths"][-1]
 
 
 if __name__ == "__main__":

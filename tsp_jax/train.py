@@ -385,8 +385,9 @@ def check_data(recipe: config.Recipe, split: input_pipeline.Split) -> None:
         for name, count in zip(recipe.model.labels, recipe.model.label_counts, strict=True)
         if count != len(known[name])
     ]
-    if split.gvf is not None and split.gvf.shape[1] != video_resnet.FEATURE_SIZE:
-        wrong.append(f"{recipe.data.gvf}: {split.gvf.shape[1]} numbers a video; the model reads {video_resnet.FEATURE_SIZE}")
+    width = video_resnet.feature_size(recipe.model.backbone)
+    if split.gvf is not None and split.gvf.shape[1] != width:
+        wrong.append(f"{recipe.data.gvf}: {split.gvf.shape[1]} numbers a video; the model reads {width}")
     if wrong:
         raise ValueError("\n  ".join([f"{split.folder} and the recipe do not fit:", *wrong]))
 
