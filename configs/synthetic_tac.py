@@ -1,8 +1,9 @@
 """TAC on the synthetic videos of `data_builders.synthetic`: the action alone, from random weights, on two cores.
 
-Source: this project; nothing is tuned, and all but the labels is as in synthetic_tsp.py.
+Source: this project; all but the labels is as in synthetic_tsp.py, for which the values were set.
 Command: python -m tsp_jax.train --config configs/synthetic_tac.py --workdir runs/synthetic_tac
-Result: not yet run.
+Result: not yet run by this command. As synthetic_tsp.py tells, once, with seed 0: 92.4 % action on held-out clips, and 84.4 %
+  balanced accuracy of the linear probe; TSP's is 97.0 %.
 """
 
 import ml_collections
@@ -13,15 +14,24 @@ from tsp_jax import config
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     return config.recipe(
-        model={"backbone": "r3d_18", "labels": ("action",), "label_counts": (6,)},
+        model={"backbone": "r3d_tiny", "labels": ("action",), "label_counts": (6,)},
         data={
             "folder": "data/video_folder/jpeg/1.0.0",
             "train_split": "training",
             "valid_split": "validation",
-            "batch_size": 8,
+            "batch_size": 32,
             "balanced": True,
         },
-        optim={"backbone_lr": 1e-2, "fc_lr": 1e-2, "stem_lr": 1e-2, "warmup_epochs": 1, "gamma": 0.1},
+        optim={
+            "backbone_lr": 5e-2,
+            "fc_lr": 5e-2,
+            "stem_lr": 5e-2,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 1,
+            "milestones": (6, 7),
+            "gamma": 0.1,
+            "epochs": 8,
+        },
         loss={"alphas": (1.0,)},
         init={"checkpoint": "random"},
     )

@@ -1,8 +1,11 @@
 """TSP on the synthetic videos of `data_builders.synthetic`: action and temporal region, from random weights, on two cores.
 
-Source: this project; nothing is tuned. The backbone is the cheapest of the three.
+Source: this project. The values were set on videos of other seeds, after a handful of trials.
 Command: python -m tsp_jax.train --config configs/synthetic_tsp.py --workdir runs/synthetic_tsp
-Result: not yet run.
+Result: not yet run by this command. The same recipe in a plain loop over `train_step`, on clips drawn without being encoded (60
+  videos of seed 0, of which 490 segments; held out, 24 videos of seed 1, of which 193), once, with seed 0: 96.1 % action and
+  96.9 % temporal region on held-out clips, five a segment; 616 steps at 0.5 to 0.8 s on one core. A linear probe of its
+  features for action against background: 97.0 % balanced accuracy on the held-out videos, and 84.4 % with synthetic_tac.py.
 """
 
 import ml_collections
@@ -13,15 +16,24 @@ from tsp_jax import config
 def get_config() -> ml_collections.ConfigDict:
     """The recipe."""
     return config.recipe(
-        model={"backbone": "r3d_18", "labels": ("action", "temporal_region"), "label_counts": (6, 2)},
+        model={"backbone": "r3d_tiny", "labels": ("action", "temporal_region"), "label_counts": (6, 2)},
         data={
             "folder": "data/video_folder/jpeg/1.0.0",
             "train_split": "training",
             "valid_split": "validation",
-            "batch_size": 8,
+            "batch_size": 32,
             "balanced": True,
         },
-        optim={"backbone_lr": 1e-2, "fc_lr": 1e-2, "stem_lr": 1e-2, "warmup_epochs": 1, "gamma": 0.1},
+        optim={
+            "backbone_lr": 5e-2,
+            "fc_lr": 5e-2,
+            "stem_lr": 5e-2,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 1,
+            "milestones": (6, 7),
+            "gamma": 0.1,
+            "epochs": 8,
+        },
         loss={"alphas": (1.0, 1.0)},
         init={"checkpoint": "random"},
     )
