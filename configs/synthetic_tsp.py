@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
         model={"backbone": "r3d_tiny", "labels": ("action", "temporal_region"), "label_counts": (6, 2)},
         data={
             "folder": "data/video_folder/jpeg/1.0.0",
-            "train_split": "training",
-            "valid_split": "validation",
+            "train_split": "train",
+            "valid_split": "valid",
             "batch_size": 32,
             "balanced": True,
         },
