@@ -85,7 +85,7 @@ def test_page_builds_its_step(name: str, arguments: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("name", "rates", "labels", "counts", "gvf", "splits"),
-    # Source: REFERENCE, the originals' recipes.
+    # Source: TSP's released training scripts.
     [
         ("anet_tsp", (1e-4, 2e-3), config.LABELS, (200, 2), "max", ("train", "valid")),
         ("anet_tac", (1e-4, 2e-3), ("action",), (200,), "", ("train", "valid")),

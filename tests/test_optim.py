@@ -33,7 +33,7 @@ def draw(seed: int) -> optim.Params:
 
 @pytest.mark.parametrize(
     ("step", "factor"),
-    # By hand, from REFERENCE's formula: 1e-5 (1 - i/3) + i/3, then a hundredth after each of 5 and 8.
+    # By hand, from the original's formula: 1e-5 (1 - i/3) + i/3, then a hundredth after each of 5 and 8.
     [(0, 1e-5), (1, 0.33334), (2, 0.66667), (3, 1), (4, 1), (5, 1e-2), (7, 1e-2), (8, 1e-4), (100, 1e-4)],
 )
 def test_schedule_warms_up_and_steps_down_at_the_milestones(step: int, factor: float) -> None:

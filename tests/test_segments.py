@@ -27,7 +27,7 @@ def write(path: Path, *lines: str) -> Path:
 def test_released_ground_truth_reads_and_writes_back_byte_for_byte(
     split: str, actions: int, background: int, shared: Path, tmp_path: Path
 ):
-    """The counts are REFERENCE.md's."""
+    """The counts are those of the released files."""
     released = shared / "annotations" / f"thumos14_{split}_tsp_groundtruth.csv"
     rows = segments.read_groundtruth(released)
     regions = [row.temporal_region for row in rows]

@@ -237,7 +237,7 @@ def test_damaged_video_passes_with_the_frames_that_decode(
 
 @pytest.mark.parametrize(("split", "outside", "overlapping"), [("valid", 7, 1), ("test", 52, 2)])
 def test_released_files_have_the_flaws_that_are_known(split: str, outside: int, overlapping: int, shared: Path):
-    """REFERENCE.md: 3 rows call a part of an action background; 59 leave their video, as counted in the files."""
+    """As released, 3 rows call a part of an action background; 59 leave their video, as counted in the files."""
     folder = shared / "annotations"
     rows = segments.read_groundtruth_rows(folder / f"thumos14_{split}_tsp_groundtruth.csv")
     labels = validate.read_labels([folder / "thumos14_action_label_mapping.json"])
