@@ -130,7 +130,7 @@ def test_ground_truth_of_its_own_output_is_the_same(shared: Path, tmp_path: Path
 
 
 def test_activitynet_validation_has_the_released_counts(shared: Path, tmp_path: Path):
-    """7,654 actions and 7,747 background segments in 4,926 videos (the released ground truth), the durations being those of the JSON."""
+    """7,654 actions and 7,747 background segments in 4,926 videos, as released; the durations are those of the JSON."""
     annotations = tmp_path / "activity_net.v1-3.min.json"
     annotations.write_bytes(gzip.decompress((shared / "annotations/anet13_val_gt.json.gz").read_bytes()))
     database = json.loads(annotations.read_text())["database"]

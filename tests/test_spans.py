@@ -88,7 +88,7 @@ def test_segments_are_clamped_and_labelled():
 
 
 def test_thumos14_drops_as_many_segments_as_the_original(shared: Path):
-    """391 of the validation subset's 5,185 , as the released data set code drops them."""
+    """391 of the validation subset's 5,185, as the released data set code drops them."""
     labels = segments.read_label_mapping(shared / "annotations" / "thumos14_action_label_mapping.json")
     rows = segments.read_groundtruth(shared / "annotations" / "thumos14_valid_tsp_groundtruth.csv")
     videos, too_short = spans.plan(rows, labels)
