@@ -60,7 +60,11 @@ def test_what_a_killed_process_left_is_no_state_and_is_swept_up(tmp_path: Path) 
     reader = run_state.Keeper(tmp_path, read_only=True)
     assert reader.latest() == 3 and len(steps(tmp_path)) == 2
     reader.close()
-    assert run_state.Keeper(tmp_path).latest() == 3 and steps(tmp_path) == ["3"]
+    keeper = run_state.Keeper(tmp_path)  # sweeps in the background, and is done with it when it saves
+    assert keeper.latest() == 3
+    keeper.save(5, state(5), {})
+    keeper.close()
+    assert steps(tmp_path) == ["5"]
 
 
 def test_reader_of_nothing_makes_no_folder(tmp_path: Path) -> None:
