@@ -44,7 +44,7 @@ class Source:
             except ValueError as error:
                 raise ValueError(f"split {split}, {path}: {error}") from error
             if not plans[split][0]:
-                raise ValueError(f"{path}: no segment is as long as a clip, {records.CLIP_LEN / records.FRAME_RATE:.2f} s")
+                raise ValueError(f"{path}: no segment is as long as a clip, {records.CLIP_SEC:.2f} s")
         return plans
 
 

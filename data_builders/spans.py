@@ -280,12 +280,11 @@ def _spans(segment: Segment) -> Iterator[Span]:
 
 def _segment(row: int, segment: segments.Segment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
     """The segment on the grid; None when no clip fits into it."""
-    clip_sec = records.CLIP_LEN / records.FRAME_RATE
     start_sec, end_sec = max(segment.start_sec, 0.0), min(segment.end_sec, segment.video_duration_sec)
     last_place = grid_len - records.CLIP_LEN
-    if end_sec - start_sec < clip_sec - _ROUNDING_SEC or last_place < 0:
+    if end_sec - start_sec < records.CLIP_SEC - _ROUNDING_SEC or last_place < 0:
         return None
-    first, last = (min(records.place(sec), last_place) for sec in (start_sec, end_sec - clip_sec))
+    first, last = (min(records.place(sec), last_place) for sec in (start_sec, end_sec - records.CLIP_SEC))
     is_action = segment.temporal_region == segments.ACTION
     action = numbers[segment.action_label] if is_action else -1
     region = segments.TEMPORAL_REGIONS.index(segment.temporal_region)

@@ -145,12 +145,7 @@ def train_batches(
     if balanced and local % 2:
         raise ValueError(f"balanced batches have an even number of rows in each process; got {local}; change the batch size")
     clip = train_clips(split, clips_per_segment=clips_per_segment, balanced=balanced, seed=seed)
-
-    def clip_of_row(row: int) -> Clip | None:
-        step, local_row = divmod(row, local)
-        return clip(step * global_batch_size + process_index * local + local_row)
-
-    rows = grain.MapDataset.range(local << 40).map(clip_of_row)
+    rows = _rows_of_process(clip, 1 << 40, global_batch_size, process_index, process_count)
     return _read_ahead(rows, local, split, start_step, num_workers, num_threads)
 
 
@@ -173,14 +168,11 @@ def valid_batches(
     """
     local = _local_size(global_batch_size, process_index, process_count)
     count = VALID_CLIPS * len(split.index.segment_row)
-    steps = math.ceil(count / global_batch_size)
 
-    def clip_of_row(row: int) -> Clip | None:
-        step, local_row = divmod(row, local)
-        number = step * global_batch_size + process_index * local + local_row
+    def clip(number: int) -> Clip | None:
         return _valid_clip(split.index, *divmod(number, VALID_CLIPS)) if number < count else None
 
-    rows = grain.MapDataset.range(local * steps).map(clip_of_row)
+    rows = _rows_of_process(clip, math.ceil(count / global_batch_size), global_batch_size, process_index, process_count)
     return _read_ahead(rows, local, split, 0, num_workers, num_threads)
 
 
@@ -267,6 +259,19 @@ def _read_clip(split: Split, clip: Clip, out: np.ndarray) -> None:
         ) from error
 
 
+def _rows_of_process(
+    clip: Callable[[int], Clip | None], steps: int, global_batch_size: int, process_index: int, process_count: int
+) -> grain.MapDataset[Clip | None]:
+    """Of the clips of so many global batches, one after another, those in this process's block of each."""
+    local = global_batch_size // process_count
+
+    def clip_of_row(row: int) -> Clip | None:
+        step, local_row = divmod(row, local)
+        return clip(step * global_batch_size + process_index * local + local_row)
+
+    return grain.MapDataset.range(local * steps).map(clip_of_row)
+
+
 def _read_ahead(
     rows: grain.MapDataset, local: int, split: Split, start_step: int, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
@@ -299,8 +304,7 @@ def _keep_freed_memory() -> None:
 def _valid_clip(index: records.Index, segment: int, number: int) -> Clip:
     fraction = number / (VALID_CLIPS - 1)
     start_sec, end_sec = index.segment_start_sec[segment], index.segment_end_sec[segment]
-    clip_sec = records.CLIP_LEN / records.FRAME_RATE
-    place = records.place(start_sec + fraction * (end_sec - clip_sec - start_sec))
+    place = records.place(start_sec + fraction * (end_sec - records.CLIP_SEC - start_sec))
     record, place = index.nearest_start(segment, place)
     return Clip(segment, record, place, *_CENTRE, flip=False)
 

@@ -21,6 +21,7 @@ from tsp_jax import transforms
 
 CLIP_LEN = 16  # frames of a clip, and their rate: the original's for training
 FRAME_RATE = 15.0
+CLIP_SEC = CLIP_LEN / FRAME_RATE
 MAX_STARTS = 64
 FORMAT_VERSION = 1
 Codec = Literal["jpeg", "lossless"]
