@@ -26,7 +26,7 @@ SUBSETS = ("training", "validation", "testing", "training", "training")  # of ev
 FPS = 30
 WIDTH, HEIGHT = 320, 240
 MIN_PART_SEC, MAX_PART_SEC = 2.0, 8.0  # of an action, and of the background between two
-_FORMAT = 2  # of the videos; another one makes others from the same seed
+_FORMAT = 3  # of the videos; another one makes others from the same seed
 _NUM_SHAPES, _NUM_ACTORS = 4, 3
 _REACH = 34.0  # pixels from a shape's place to the end of its swing
 _BLEND_FRAMES = 8  # from a part's motion to the next one's
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     output, seconds = Path(options.output), tuple(options.seconds)
     recipe = {"format": _FORMAT, "seed": options.seed, "seconds": list(seconds)}
-    scripts = [script(options.seed, index, seconds) for index in range(options.videos)]
+    scripts = [script(options.seed, index, seconds, options.subset) for index in range(options.videos)]
     try:
         _check_recipe(output / "recipe.json", recipe)
         folder = output / "videos"
@@ -94,8 +94,8 @@ class Script:
     acts: tuple[Act, ...]
 
 
-def script(seed: int, index: int, seconds: tuple[float, float]) -> Script:
-    """The script of one video, whose length is drawn from a range of seconds.
+def script(seed: int, index: int, seconds: tuple[float, float], subset: str | None = None) -> Script:
+    """The script of one video, whose length is drawn from a range of seconds; the subset is its turn's unless given.
 
     Actions and background take turns, each of MIN_PART_SEC to MAX_PART_SEC; which comes first is drawn. All classes come
     once before one comes again, and the videos begin with each in turn.
@@ -109,7 +109,8 @@ def script(seed: int, index: int, seconds: tuple[float, float]) -> Script:
     acts = tuple(
         Act(start, end, CLASSES[(kind + shift) % len(CLASSES)]) for (start, end), kind in zip(parts, order, strict=False)
     )
-    return Script(f"synthetic_{index:05d}", SUBSETS[index % len(SUBSETS)], seed, index, num_frames, acts)
+    subset = subset or SUBSETS[index % len(SUBSETS)]
+    return Script(f"synthetic_{seed}_{index:05d}", subset, seed, index, num_frames, acts)
 
 
 def annotations(scripts: Sequence[Script]) -> dict[str, Any]:
@@ -324,6 +325,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output", required=True, help="the folder")
     add("--videos", required=True, type=cli.positive_int, help="how many; of five, three train, one validates, one tests")
     add("--seed", required=True, type=cli.non_negative_int, help="of all that is drawn at random")
+    add("--subset", choices=sorted(set(SUBSETS)), help="of all videos, in place of turns")
     add("--seconds", type=float, nargs=2, default=[20.0, 60.0], metavar=("MIN", "MAX"), help="length of a video")
     add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)

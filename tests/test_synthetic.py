@@ -24,7 +24,7 @@ def test_same_seed_gives_the_same_files_whatever_the_workers(tmp_path: Path):
     assert [str(path) for path in files] == [
         "annotations.json",
         "recipe.json",
-        *(f"videos/synthetic_{index:05d}.mp4" for index in range(3)),
+        *(f"videos/synthetic_7_{index:05d}.mp4" for index in range(3)),
     ]
     for path in files:
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
@@ -65,15 +65,25 @@ def test_actions_and_background_take_turns(seconds: tuple[float, float]):
     assert {item.subset for item in scripts[:3]} == {"training", "validation", "testing"}
 
 
+def test_sets_of_two_seeds_share_no_name_and_one_can_be_of_one_subset(tmp_path: Path):
+    names = []
+    for seed, subset in ((0, "training"), (1, "validation")):
+        assert run(tmp_path / subset, "--videos", "2", "--seed", str(seed), "--subset", subset) == 0
+        database = json.loads((tmp_path / subset / "annotations.json").read_text())["database"]
+        assert {entry["subset"] for entry in database.values()} == {subset}
+        names += database
+    assert len(set(names)) == 4
+
+
 def test_groundtruth_takes_the_annotations(tmp_path: Path):
     """End to end, through the commands, and stopped and gone on with before."""
     data = tmp_path / "data"
     assert run(data, "--videos", "2", "--seed", "0") == 0
-    first = data / "videos" / "synthetic_00000.mp4"
+    first = data / "videos" / "synthetic_0_00000.mp4"
     written = first.stat().st_mtime_ns
     (data / "annotations.json").unlink()
-    (data / "videos" / "synthetic_00001.mp4").unlink()
-    (data / "videos" / ".synthetic_00001.mp4.tmp").write_bytes(b"half a file")
+    (data / "videos" / "synthetic_0_00001.mp4").unlink()
+    (data / "videos" / ".synthetic_0_00001.mp4.tmp").write_bytes(b"half a file")
     assert run(data, "--videos", "3", "--seed", "0") == 0
     assert first.stat().st_mtime_ns == written
     assert len(list((data / "videos").iterdir())) == 3
