@@ -2,8 +2,8 @@
 
 Source: this project; all but the labels is as in synthetic_tsp.py, for which the values were set.
 Command: python -m tsp_jax.train --config configs/synthetic_tac.py --workdir runs/synthetic_tac
-Result: not yet run by this command. As synthetic_tsp.py tells, once, with seed 0: 92.4 % action on held-out clips, and 84.4 %
-  balanced accuracy of the linear probe; TSP's is 97.0 %.
+Result: 89.6 % action on held-out clips, five a segment, mean of seeds 0, 1 and 2; a linear probe of its features for action
+  against background: 83.7 % balanced accuracy on held-out videos. Data, commands and spread: README, "Results".
 """
 
 import ml_collections

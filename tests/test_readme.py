@@ -107,6 +107,22 @@ def test_the_clusters_commands_run_on_beams_own_runner(folder: Path, ran: Result
 
 
 @pytest.mark.slow
+def test_the_commands_of_the_results_run_on_a_few_videos(tmp_path: Path):
+    (block,) = blocks("results")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for line in block.strip().splitlines():
+        command = line.replace("--videos 60", "--videos 6").replace("--videos 24", "--videos 6").split()
+        if "data_builders.synthetic" in command:
+            command += ["--seconds", "5", "6"]
+        if "tsp_jax.train" in command:
+            command += ["--config.optim.epochs=1", "--config.optim.milestones=1", "--config.data.batch_size=4"]
+            command += ["--config.data.clips_per_segment=1"]
+        result = run(command, tmp_path)
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
+    assert re.search(r"^\| tac_held_out\.h5 \| \d+ \| \d+\.\d % \|", result.stdout, flags=re.MULTILINE), result.stdout
+
+
+@pytest.mark.slow
 def test_the_demos_commands_run(tmp_path: Path):
     makefile = (ROOT / "Makefile").read_text()
     recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)

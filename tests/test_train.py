@@ -25,7 +25,7 @@ import pytest
 import media
 import train_driver
 from convert import orbax_to_torch
-from data_builders import build, gvf
+from data_builders import build, groundtruth, gvf, metadata, synthetic
 from tsp_jax import checkpoints, extract, features, run_log, run_state, segments, train
 from tsp_jax.models import functional, tsp, video_resnet
 
@@ -73,6 +73,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
     generator = np.random.default_rng(0)
     vectors = {name: generator.standard_normal(12).astype(np.float32) for name in FRAMES}
+    features.write_global_features(folder / "gvf.h5", vectors, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `data`, of six short synthetic videos, which show each class, by the commands that prepare them."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    assert synthetic.main(f"--output {folder} --videos 6 --seed 0 --subset training --seconds 5 6".split()) == 0
+    assert metadata.main(["--videos", str(folder / "videos"), "--output", str(folder / "metadata.csv")]) == 0
+    for split in ("train", "valid"):
+        made = f"--format activitynet --annotations {folder}/annotations.json --subset train --background union "
+        made += f"--min_background_sec 1.1 --metadata {folder}/metadata.csv --output {folder}/{split}.csv"
+        assert groundtruth.main(made.split()) == 0
+    flags = f"--dataset video_folder --num_shards 1 --data_dir {folder} --videos {folder}/videos --workers 1 --groundtruth"
+    assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
+    vectors = {path.stem: np.ones(12, np.float32) for path in (folder / "videos").iterdir()}
     features.write_global_features(folder / "gvf.h5", vectors, {})
     return folder
 
@@ -454,18 +471,19 @@ PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs_three_steps(page: str, data: Path, tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_runs_three_steps(
+    page: str, synthetic_data: Path, tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     sections = train.config.load(str(ROOT / "configs" / f"{page}.py")).to_dict()
     more = ["--config.optim.epochs=1", "--config.data.clips_per_segment=1", "--config.data.batch_size=3"]
     more += ["--config.run.log_every_steps=1"]
     if sections["data"]["gvf"]:
-        more.append(f"--config.data.gvf={data / 'gvf.h5'}")
+        more.append(f"--config.data.gvf={synthetic_data / 'gvf.h5'}")
     if sections["data"]["balanced"]:
         more.append("--config.data.batch_size=4")
         more.append("--config.data.clips_per_segment=2")  # four steps
-    if sections["model"]["labels"] == ("action",):
-        more.append("--config.model.label_counts=3")
-    assert train.main(flags(data, tmp_path / "run", *more, page=page)) == 0, capsys.readouterr().err
+    more.append(f"--config.model.label_counts={6 if sections['model']['labels'] == ('action',) else '6,2'}")
+    assert train.main(flags(synthetic_data, tmp_path / "run", *more, page=page)) == 0, capsys.readouterr().err
     lines = [line for line in run_log.read(tmp_path / "run" / "metrics.jsonl") if line["split"] == "train"]
     assert len(lines) >= 3 and all(np.isfinite(line["loss"]) for line in lines)
     assert checkpoints.load(tmp_path / "run" / "best").config.gvf == bool(sections["data"]["gvf"])
