@@ -5,12 +5,14 @@ import collections
 import dataclasses
 import hashlib
 import io
+import itertools
 import logging
 import math
 import os
 import pathlib
 import pickle
 import pickletools
+import reprlib
 import sys
 import types
 import zipfile
@@ -28,6 +30,10 @@ from tsp_jax.models import video_resnet
 MAX_FILE_BYTES = 4 * 1024**3
 # All but the tensors' values. A full training checkpoint of the largest network has 0.1 MB of it.
 MAX_PICKLE_BYTES = 4 * 1024**2
+# A tuple is hashed with all its parts, however deep they nest and as often as each stands in it; the stack of C overflows at
+# some 200,000 levels. Other keys than text can be chosen to collide, which takes time by the square of their number.
+MAX_TUPLE_PARTS = 10_000
+MAX_OTHER_KEYS = 2_000
 FILE_SUFFIXES = (".pth", ".pt", ".tar")
 
 _log = logging.getLogger(__name__)
@@ -188,6 +194,11 @@ def _to_numpy(torch: types.ModuleType, tensor: Any) -> np.ndarray:
 # read twice, first with nothing but descriptions built from them, and those compared with the bytes that are there.
 
 
+_MAX_INT = 1 << 63
+_MAX_NUMBERS = 129  # of a tensor: PyTorch's has at most 64 axes
+_TEXT = (pickletools.pyunicode, pickletools.pybytes, pickletools.pybytes_or_str)
+
+
 class _Refusal(Exception):
     """Why a file is not loaded."""
 
@@ -227,8 +238,11 @@ def _describe_tensor(storage: _Storage, offset: int, shape: Sequence[int], strid
 
     PyTorch would enlarge the storage; and an expanded tensor, small in the file, would be large when copied.
     """
+    numbers = (offset, *shape, *strides)
+    if len(numbers) > _MAX_NUMBERS or not all(type(number) is int and abs(number) <= _MAX_INT for number in numbers):
+        raise _Refusal("a tensor's offset, shape and strides are not a few whole numbers; the file is damaged")
     end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
-    if min((offset, *shape, *strides)) < 0 or (
+    if min(numbers) < 0 or (
         math.prod(shape) > 0 and max(end, math.prod(shape)) > storage.numel  # an empty tensor reads nothing
     ):
         raise _Refusal(
@@ -237,11 +251,25 @@ def _describe_tensor(storage: _Storage, offset: int, shape: Sequence[int], strid
         )
 
 
+def _ordered_dict(*items: object) -> collections.OrderedDict:
+    """Stands for the class: pickle makes it empty and then fills it."""
+    if items:
+        raise _Refusal("an OrderedDict is made as PyTorch never makes one; save the file anew where it was made")
+    return collections.OrderedDict()
+
+
+def _counter(counts: object) -> collections.Counter:
+    """Stands for the class, which pickle makes from a dict."""
+    if not isinstance(counts, dict):
+        raise _Refusal("a Counter is made as PyTorch never makes one; save the file anew where it was made")
+    return collections.Counter(counts)
+
+
 # Everything that a checkpoint of weights may name. The three classes only hold data; the rest is described, not made.
 _ITEMSIZES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1}
 _ALLOWED: dict[str, Callable[..., object] | _StorageType] = {
-    "collections.OrderedDict": collections.OrderedDict,
-    "collections.Counter": collections.Counter,  # the milestones of PyTorch's own schedulers
+    "collections.OrderedDict": _ordered_dict,
+    "collections.Counter": _counter,  # the milestones of PyTorch's own schedulers
     "argparse.Namespace": argparse.Namespace,
     "torch._utils._rebuild_tensor_v2": _describe_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_rest: data,
@@ -267,12 +295,12 @@ class _Describer(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", _StorageType() as kind, str(key), _, int(numel)) if numel >= 0:
+            case ("storage", _StorageType() as kind, str(key), _, int(numel)) if 0 <= numel <= _MAX_INT:
                 pass
-            case ("storage", _StorageType() as kind, str(key), _, int(numel), None) if numel >= 0:
+            case ("storage", _StorageType() as kind, str(key), _, int(numel), None) if 0 <= numel <= _MAX_INT:
                 pass
             case _:
-                raise _Refusal(f"expected a storage's description, found {pid!r:.200}")
+                raise _Refusal(f"expected a storage's description, found {reprlib.repr(pid)}")
         storage = _Storage(kind, numel)
         if self.storages.setdefault(key, storage) != storage:
             raise _Refusal(f"storage {key} is described twice: {self.storages[key]} and {storage}")
@@ -375,13 +403,8 @@ def _check_protocol(described: _Describer) -> None:
 
 def _describe_pickle(stream: BinaryIO) -> _Describer:
     """The next pickle of a stream, read."""
-    start, protocols = stream.tell(), set()
-    # Read as plain instructions first: pickle would make room for strings and a memo of any size.
-    for index, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
-        if instruction.name == "PROTO":
-            protocols.add(argument or 0)
-        elif instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > index:
-            raise _Refusal("the pickle numbers its objects as PyTorch never does")
+    start = stream.tell()
+    protocols = _check_instructions(stream)
     end = stream.tell()
     stream.seek(start)
     describer = _Describer(stream.read(end - start))
@@ -396,6 +419,61 @@ def _describe_pickle(stream: BinaryIO) -> _Describer:
             )
     describer.protocols = protocols
     return describer
+
+
+def _check_instructions(stream: BinaryIO) -> set[int]:
+    """The protocols that the next pickle of a stream names, when it can be read in little time and memory.
+
+    Its instructions are followed without building anything: pickle would make room for strings and a memo of any size.
+    """
+    protocols: set[int] = set()
+    # Of each object the parts that hashing it goes through; none for text, whose hash is cached. None for a mark.
+    stack: list[int | None] = []
+    memo: dict[int, int | None] = {}
+    other_keys = 0
+    for index, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
+        match instruction.name:
+            case "PROTO":
+                protocols.add(argument or 0)
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if (argument or 0) > index:
+                    raise _Refusal("the pickle numbers its objects as PyTorch never does")
+                memo[argument or 0] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument or 0])
+            case "DUP":
+                stack.append(stack[-1])
+            case "POP":
+                stack.pop()
+            case "MARK":
+                stack.append(None)
+            case name:
+                taken = [part for kind in reversed(instruction.stack_before) for part in _taken(stack, kind)]
+                if name in ("SETITEM", "SETITEMS", "DICT"):
+                    other_keys += sum(part != 0 for part in taken[1::2])
+                parts = 1 + sum(taken)
+                if any(kind in _TEXT for kind in instruction.stack_after):
+                    parts = 0
+                elif any(kind in (pickletools.pylist, pickletools.pydict) for kind in instruction.stack_after):
+                    parts = 1  # can't be hashed
+                if parts > MAX_TUPLE_PARTS or other_keys > MAX_OTHER_KEYS:
+                    raise _Refusal("the pickle nests or numbers its objects as PyTorch never does")
+                stack += [parts] * len(instruction.stack_after)
+    return protocols
+
+
+def _taken(stack: list[int | None], kind: pickletools.StackObject) -> list[int]:
+    """What an instruction takes off the stack, the last first, for one of the objects that it asks for."""
+    if kind is pickletools.stackslice:
+        above = list(itertools.takewhile(lambda part: part is not None, reversed(stack)))
+        del stack[len(stack) - len(above) :]
+        return [part for part in above if part is not None]
+    part = stack.pop()
+    if (part is None) != (kind is pickletools.markobject):
+        raise ValueError("an instruction of the pickle finds other objects than it needs")
+    return [] if part is None else [part]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -534,6 +535,37 @@ def test_pickle_that_would_fill_memory_is_refused(tmp_path: pathlib.Path) -> Non
     path.write_bytes(b"\x80\x02X\xff\xff\xff\xffabc.")  # a string of 4 GB
     with pytest.raises(ValueError, match="expected a PyTorch checkpoint, found 11 bytes"):
         torch_to_orbax.read_pth(path)
+
+
+def test_pickle_of_a_structure_that_takes_forever_to_hash_is_refused(tmp_path: pathlib.Path) -> None:
+    """Without the check the first ends the process, and the others run for minutes or for ever."""
+    modulus = 2**61 - 1  # Python hashes whole numbers by what they leave
+    collisions = [pickle.dumps(number * modulus, 2)[2:-1] for number in range(1, 30_000)]
+    shared_number = b"\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000 + b"q\x00" + b"h\x00" * 2000
+    structures = {
+        "deep": b"}N" + b"\x85" * 300_000 + b"Ns",
+        "each level twice the one below": b"}N" + b"2\x86" * 60 + b"Ns",
+        "each level a hundred times the one below": b"}N" + (b"q\x01(" + b"h\x01" * 100 + b"t") * 6 + b"Ns",
+        "made of a part kept in the memo": b"}N" + b"q\x01h\x01h\x01\x87" * 40 + b"Ns",
+        "keys of one hash": b"}(" + b"".join(key + b"N" for key in collisions) + b"u",
+        "keys of one hash, of a class": b"ccollections\nCounter\n(](" + b"".join(collisions) + b"etR",
+        "a tensor of huge numbers": b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00(" + shared_number + b"t(ttR",
+        "a storage of nested lists": b"]q\x00" + b"](h\x00h\x00eq\x00" * 60 + b"Q",
+        "marks that hide what is nested": b"}N" + b"(1\x85" * 20_000 + b"Ns",
+    }
+    for file_format in FORMATS:
+        for name, structure in structures.items():
+            content = b"\x80\x02" + structure + b"."
+            if file_format == "zip":
+                with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+                    archive.writestr("a/data.pkl", content)
+            else:
+                start = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})]
+                (tmp_path / "a.pth").write_bytes(b"".join([*start, content, pickle.dumps([], 2)]))
+            began = time.monotonic()
+            with pytest.raises(ValueError, match=r"a\.pth: .*as PyTorch never|few whole numbers|storage's description"):
+                torch_to_orbax.read_pth(tmp_path / "a.pth")
+            assert time.monotonic() - began < 20, name
 
 
 def test_file_that_hides_its_dicts_methods_is_refused(tmp_path: pathlib.Path) -> None:
