@@ -58,7 +58,7 @@ def test_layout_is_the_originals(extracted: Path, shared: Path, tmp_path: Path):
 def test_file_says_how_it_was_made(extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(extracted, tmp_path / "gvf.h5", "mean") == 0
     with h5py.File(tmp_path / "gvf.h5") as file:
-        assert dict(file.attrs) == {"pool": "mean", "checkpoint": "seed 0", "checkpoint_sha256": "00", "stride": 16}
+        assert dict(file.attrs) == {"pool": b"mean", "checkpoint": b"seed 0", "checkpoint_sha256": b"00", "stride": 16}
     printed = capsys.readouterr()
     assert "mean over clips of 3 videos, 512 numbers each; 0 left out" in printed.out
     assert "note: 名前: cut off; the feature is of the clips that were read" in printed.err

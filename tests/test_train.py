@@ -425,8 +425,8 @@ def test_best_weights_extract_as_any_checkpoint(data: Path, whole: Path, tmp_pat
         assert extract.main(["--checkpoint", str(spec), "--videos", str(data / "videos"), "--output", str(output)]) == 0
         with h5py.File(output) as file:
             assert sorted(file) == sorted(FRAMES)
-            assert file["one"].attrs["checkpoint_sha256"] == checkpoints.load(whole / "best").weights_sha256
-            assert file["one"].attrs["checkpoint"] == whole.name
+            assert file["one"].attrs["checkpoint_sha256"].decode() == checkpoints.load(whole / "best").weights_sha256
+            assert file["one"].attrs["checkpoint"].decode() == whole.name
 
 
 # ----------------------------------------------------------------------------------------------------------------- start

@@ -38,6 +38,7 @@ _MAX_GLOBAL_WIDTH = 1 << 16  # numbers in a video's global feature
 _HDF5_VERSIONS = ("v110", "v110")
 # What h5py raises on damaged files, by where the damage lies.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
+_NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
 # The attributes that make features comparable; names and versions may differ.
 _IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256")
 
@@ -259,7 +260,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         raise FeatureFileError(f"{path}: no such file; expected an HDF5 file of features")
     try:
         with h5py.File(path, "r") as file:
-            version = file.attrs.get("format_version", FORMAT_VERSION)
+            version = _attribute(file, "format_version") if "format_version" in file.attrs else FORMAT_VERSION
             if version != FORMAT_VERSION:
                 raise FeatureFileError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: another is needed")
             yield file
@@ -291,7 +292,21 @@ def _checked(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def _attributes(item: h5py.File | h5py.Dataset) -> Attributes:
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in item.attrs.items()}
+    return {key: _attribute(item, key) for key in item.attrs}
+
+
+def _attribute(item: h5py.File | h5py.Dataset, key: str) -> Any:
+    """The value of an attribute, when it is of a kind that is stored in its own place, as all are that are written here."""
+    kind = item.attrs.get_id(key).get_type()
+    in_place = isinstance(kind, _NUMBERS) or (isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str())
+    if not in_place:
+        raise FeatureFileError(
+            f"{item.file.filename}: {str(item.name).lstrip('/') or '/'!r} has an attribute {key!r} that is neither a number "
+            "nor text of fixed length; not a file of features, or one of an early tsp_jax: make it anew"
+        )
+    value = item.attrs[key]
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: str, remedy: str) -> None:
@@ -336,7 +351,10 @@ def _packed(name: str, features: Float32[np.ndarray, "n f"], attributes: Attribu
 def _set_attributes(item: h5py.File | h5py.Dataset, attributes: Attributes) -> None:
     for key, value in sorted(attributes.items()):
         # A path in a message may hold bytes that are no text.
-        item.attrs[key] = value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        text = value.encode(errors="backslashreplace") if isinstance(value, str) else None
+        # Of fixed length: HDF5 keeps other text in heaps without a checksum, and hangs or crashes where one is damaged.
+        dtype = None if text is None else h5py.string_dtype("utf-8", max(1, len(text)))
+        item.attrs.create(key, value if text is None else text, dtype=dtype)
 
 
 def _write_joined(owner: Mapping[str, Path], output: Path, run: Attributes) -> None:
