@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_two_files_of_one_name_both_get_a_fault_that_names_both(tmp_path: Path):
     assert (other.name, other.fault) == ("other", "")
     expected = ", ".join(str(tmp_path / file) for file in ["a/same.mp4", "b/same.mkv", "c/same.part2.mp4"])
     assert [item.fault for item in shared] == [f"3 videos share the name 'same': {expected}"] * 3
+
+
+def test_many_files_of_one_name_are_told_in_short(tmp_path: Path):
+    """Names such as 2026.11.21-cam1.mp4 end at the first dot; to show all of 3,000 in the fault of each takes a minute."""
+    (tmp_path / "m.csv").write_text("filename,fps,video-frames\n" + "".join(f"2026.{i}.mp4,30,9\n" for i in range(3000)))
+    began = time.monotonic()
+    videos = annotations.list_videos(tmp_path, tmp_path / "m.csv")
+    assert time.monotonic() - began < 5
+    assert all(item.fault == videos[0].fault for item in videos) and len(videos) == 3000
+    assert videos[0].fault.startswith("3000 videos share the name '2026': ") and videos[0].fault.count(".mp4") == 10
 
 
 def test_names_that_differ_in_case_alone_are_two(tmp_path: Path):

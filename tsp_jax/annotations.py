@@ -13,6 +13,7 @@ EXTENSIONS = frozenset(  # what a folder is searched for
     ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"]
 )
 METADATA_COLUMNS = ("filename", "fps", "video-frames")
+_MAX_PATHS_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _refuse_names(videos: list[Video]) -> list[Video]:
     paths = defaultdict(list)
     for item in videos:
         paths[item.name].append(item.path)
-    return [dataclasses.replace(item, fault=item.fault or _name_fault(item.name, paths[item.name])) for item in videos]
+    faults = {name: _name_fault(name, same) for name, same in paths.items()}
+    return [dataclasses.replace(item, fault=item.fault or faults[item.name]) for item in videos]
 
 
 def _name_fault(name: str, paths: list[Path]) -> str:
@@ -132,9 +134,10 @@ def _name_fault(name: str, paths: list[Path]) -> str:
         return "the file's name begins with a dot, which leaves no name for its features"
     if name != name.encode(errors="replace").decode():
         return "the file's name is not UTF-8, as the names of features are; rename it"
-    distinct = dict.fromkeys(map(str, paths))
+    distinct = list(dict.fromkeys(map(str, paths)))
     if len(distinct) > 1:
-        return f"{len(distinct)} videos share the name {name!r}: {', '.join(distinct)}"
+        shown = distinct if len(distinct) <= _MAX_PATHS_SHOWN else [*distinct[:_MAX_PATHS_SHOWN], "…"]
+        return f"{len(distinct)} videos share the name {name!r}: {', '.join(shown)}"
     if len(paths) > 1:
         return f"listed {len(paths)} times; a video has one row"
     return ""
