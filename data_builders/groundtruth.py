@@ -107,14 +107,12 @@ def read_activitynet(path: Path, subset: str | None) -> Actions:
       FileNotFoundError: there is no such file.
       ValueError: it is not laid out as `activity_net.v1-3.min.json`, or the subset is not in it or has no annotations.
     """
-    expected = '{"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected JSON {expected}")
+    expected = 'expected JSON {"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
+    content = segments.read_json(path, expected)
     try:
-        database = json.loads(path.read_text(encoding="utf-8-sig"))["database"]
-        entries = {name: (entry["subset"], entry["annotations"]) for name, entry in database.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected {expected}; {type(error).__name__} ({error})") from error
+        entries = {name: (str(entry["subset"]), list(entry["annotations"])) for name, entry in content["database"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {expected}; {type(error).__name__} ({error})") from error
     subsets = sorted({found for found, _ in entries.values()})
     if subset not in (None, *subsets):
         subset = _ACTIVITYNET_SUBSETS.get(subset, subset)
@@ -156,7 +154,11 @@ def read_thumos14(folder: Path, subset: str | None) -> Actions:
     for path in files:
         label = path.stem.rpartition("_")[0]
         faults = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected lines VIDEO START END of UTF-8 text ({error})") from error
+        for number, line in enumerate(lines, 1):
             fields = line.split()
             if not fields:
                 continue
@@ -322,7 +324,7 @@ def _activitynet_action(item: Any, where: str, faults: list[str]) -> Action:
         if not (math.isfinite(start_sec) and math.isfinite(end_sec) and isinstance(item["label"], str) and item["label"]):
             raise ValueError
         return Action(start_sec, end_sec, item["label"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         faults.append(f"{where}: expected a segment [start, end] in seconds and a label, found {json.dumps(item)[:80]}")
         return Action(0.0, 0.0, "")
 

@@ -303,9 +303,16 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
     valid = ("--subset", "valid")
     (tmp_path / "x.json").write_text('{"videos": {}}')
-    assert 'expected {"database"' in message("activitynet", tmp_path / "x.json", *valid)
+    assert 'expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
     (tmp_path / "x.json").write_text("{")
-    assert 'expected {"database"' in message("activitynet", tmp_path / "x.json", *valid)
+    assert 'expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
+    for entry in ("[" * 50_000, '{"subset": "validation", "annotations": 3}', '{"subset": "validation"}', "[]"):
+        (tmp_path / "x.json").write_text(f'{{"database": {{"b": {entry}}}}}')
+        assert 'x.json: expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
+    for subset in (None, [], 7):
+        entries = {"b": {"subset": subset, "annotations": []}, "c": {"subset": "a", "annotations": []}}
+        (tmp_path / "x.json").write_text(json.dumps({"database": entries}))
+        assert "x.json: no video of subset 'valid" in message("activitynet", tmp_path / "x.json", *valid)
     assert "no such file" in message("activitynet", tmp_path / "none.json", *valid)
     good = write_json(tmp_path / "g.json", [("b", 0.0, 1.0, "Jump")], empty=("a",))
     assert "no video of subset 'training'; found validation" in message("activitynet", good, "--subset", "train")
@@ -313,6 +320,8 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     said = message("activitynet", bad, *valid)
     assert "b annotation 2: expected a segment" in said
     assert "b annotation 3: expected a segment" in said
+    large = write_json(tmp_path / "b.json", [("b", 0.0, 10**400, "Jump")])
+    assert "b annotation 1: expected a segment" in message("activitynet", large, *valid)
     hidden = write_json(tmp_path / "h.json", [], empty=("a",), subset="testing")
     assert "have no annotations" in message("activitynet", hidden, "--subset", "test")
     assert "a.mp4 and v_a.mp4 both have this name" in message("activitynet", good, *valid, "--background", "union")
@@ -322,6 +331,9 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (folder / "Run_val.txt").write_text("b 1.0 2.0\n\nb 1.0\nb 1.0 x\n")
     said = message("thumos14", folder, *valid)
     assert "Run_val.txt:\n  line 3: expected VIDEO START END in seconds, found 'b 1.0'\n  line 4" in said
+
+    (folder / "Run_val.txt").write_bytes(b"b 1.0 2.0\nb\xe9 1.0 2.0\n")
+    assert "Run_val.txt: expected lines VIDEO START END of UTF-8 text" in message("thumos14", folder, *valid)
 
     assert "no column t-start, t-end, action-label" in message("csv", tmp_path / "m.csv")
     assert "no row with an action" in message("csv", write_csv(tmp_path / "c.csv", []))

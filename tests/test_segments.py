@@ -190,6 +190,8 @@ def test_released_mapping_reads_and_writes_back(name: str, shared: Path, tmp_pat
     ("text", "message"),
     [
         ("{", "found no JSON"),
+        ("[" * 50_000, "found no JSON"),
+        ("[" + "1" * 5000 + "]", "found no JSON"),
         ('{"Jump": 0}', "found {"),
         ("[]", "found \\[\\]"),
         ('["Jump", 1]', 'found \\["Jump", 1\\]'),

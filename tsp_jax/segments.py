@@ -137,12 +137,7 @@ def read_label_mapping(path: str | Path) -> list[str]:
     """
     path = Path(path)
     expected = 'expected a JSON list of label names, such as ["Action", "No action"]'
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; {expected}") from error
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
+    labels = read_json(path, expected)
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ValueError(f"{path}: {expected}, found {json.dumps(labels)[:60]}")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
@@ -156,6 +151,25 @@ def write_label_mapping(path: str | Path, labels: Sequence[str]) -> None:
     lines = ",\n ".join(json.dumps(label, ensure_ascii=False) for label in labels)
     with files.replacing(path) as temporary:
         temporary.write_text(f"[{lines}]", encoding="utf-8")
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+      path: the file.
+      expected: what it should be, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no JSON of UTF-8 text, or nests too deep.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; {expected}") from error
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
+        raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
