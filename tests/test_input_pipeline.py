@@ -292,6 +292,19 @@ def test_a_flipped_byte_is_found_when_it_is_read_and_its_shard_named(data: Path,
         take(split, 30, num_workers=num_workers)
 
 
+def test_a_record_that_is_none_of_tfds_is_refused_and_its_shard_named(data: Path, split: input_pipeline.Split):
+    """Its checksums are right: protobuf's own error comes from within TFDS."""
+
+    class Spoiled:
+        def __getitem__(self, number: int) -> dict[str, object]:
+            return split.source.dataset_info.features.deserialize_example_np(b"\x0a\xff")  # type: ignore (TFDS's)
+
+    spoiled = input_pipeline.Split(data, split.index, split.labels, Spoiled())  # type: ignore (a sequence)
+    clip = input_pipeline.train_clips(split, clips_per_segment=1, balanced=False, seed=0)(0)
+    with pytest.raises(records.RecordsError, match=r"array_record-.*: record \d+ can't be read \(Error parsing"):
+        input_pipeline.read_clips(spoiled, [clip])
+
+
 def test_an_index_of_other_records_is_noticed(data: Path, split: input_pipeline.Split):
     order = split.index.record_segment.copy()
     order[:2] = order[1], order[0]

@@ -252,7 +252,7 @@ def _read_clip(split: Split, clip: Clip, out: np.ndarray) -> None:
         bounds = [int(ends[begin - 1]) if begin else 0, *ends[begin : begin + records.CLIP_LEN].tolist()]
         for number in range(records.CLIP_LEN):
             records.decode_frame(record["frames"][bounds[number] : bounds[number + 1]], index.codec, out[number])
-    except (RuntimeError, ValueError, IndexError, OSError) as error:  # array_record's, simplejpeg's and ours
+    except Exception as error:  # array_record's, protobuf's, TFDS's, simplejpeg's and ours
         shard = split.folder / index.shard_of(clip.record)
         raise records.RecordsError(
             f"{shard}: record {clip.record} can't be read ({error}); copy the file again, or build the records anew"
