@@ -129,14 +129,14 @@ def load(path: str | Path) -> Checkpoint:
     with _checkpointer() as reader:
         try:
             found = reader.metadata(path).item_metadata["variables"].tree
-        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        except Exception as error:  # Orbax and TensorStore raise nearly anything on damaged files
             raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
         check_keys(shapes(expected), shapes(found or {}), str(path))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
         try:
             restored = reader.restore(path, ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except Exception as error:  # Exception itself is among them
             raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
     variables = restored["variables"]
     actual = weights_sha256(variables)
@@ -222,7 +222,7 @@ def _read_about(page: Path) -> tuple[tsp.ModelConfig, Origin, str]:
         model = about["model"]
         config = tsp.ModelConfig(model["backbone"], tuple(model["label_counts"]), model["gvf"])
         return config, Origin(**about["origin"]), about["weights_sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{page}: not a page of a tsp_jax checkpoint ({_first_line(error)})") from error
 
 

@@ -1,14 +1,17 @@
 """What a run goes on from, through Orbax: the whole state of training and a JSON page, written in the background."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from tsp_jax import checkpoints
 
 Page = dict[str, Any]
+_DIGEST = "state_sha256"  # in the page as written: what TensorStore keeps of arrays has no checksum
 
 
 class Keeper:
@@ -41,7 +44,8 @@ class Keeper:
         Raises:
           ValueError: it can't be read.
         """
-        return self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
+        page = self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
+        return {key: value for key, value in page.items() if key != _DIGEST}
 
     def save(self, step: int, state: Any, page: Page) -> None:
         """Saves a state of arrays; on return these may be given away, while the files are still being written.
@@ -53,7 +57,9 @@ class Keeper:
         """
         if self._manager is None or self.latest() == step:
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), page=ocp.args.JsonSave(page))
+        flat = _flat(state)
+        page = {**page, _DIGEST: _digest(flat)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(page))
         try:
             self._manager.save(step, args=items)
         except (ValueError, RuntimeError) as error:  # Orbax's, for what happened in the background
@@ -67,12 +73,18 @@ class Keeper:
         """
         wanted, latest, found = _flat(like), self.latest(), {}
         if self._manager is not None and latest is not None:
-            metadata = self._manager.item_metadata(latest)["state"]
+            try:
+                metadata = self._manager.item_metadata(latest)["state"]
+            except Exception as error:  # as in `_read`
+                raise self._unreadable(error) from error
             found = {} if metadata is None else _shapes(metadata.tree)
         checkpoints.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
         read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
+        page = dict(read["page"])
+        if page.pop(_DIGEST, "") != _digest({key: read["state"][key] for key in wanted}):
+            raise self._unreadable(ValueError("the arrays are not those that were saved"))
         structure = jax.tree_util.tree_structure(like)
-        return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), read["page"]
+        return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), page
 
     def wait(self) -> None:
         """Returns when what was saved is there.
@@ -101,15 +113,28 @@ class Keeper:
             raise ValueError(f"{self._folder}: no state there")
         try:
             return self._manager.restore(self.latest(), args=items)
-        except (KeyError, TypeError, AttributeError, OSError) as error:
-            where = f"{self._folder}/{self.latest()}"
-            raise ValueError(f"{where}: can't be read ({_first_line(error)}); remove it to begin anew") from error
+        except Exception as error:  # Orbax and TensorStore raise nearly anything on damaged files
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> ValueError:
+        where = f"{self._folder}/{self.latest()}"
+        return ValueError(f"{where}: can't be read ({_first_line(error)}); remove it to begin anew")
 
 
 def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by their dotted path, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _digest(flat: dict[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all leaves."""
+    digest = hashlib.sha256()
+    for key, leaf in flat.items():
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _shapes(flat: dict[str, Any]) -> dict[str, tuple[int, ...]]:
