@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from convert import torch_names, torch_to_orbax
-from tsp_jax import checkpoints, files
+from tsp_jax import checkpoints, cli, files
 
 
 def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE", help="the .pth file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     args = parser.parse_args(argv)
+    cli.show_any_name()
     try:
         torch_to_orbax.import_torch()
         check_output(args.output, args.overwrite)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from convert import torch_names
-from tsp_jax import checkpoints
+from tsp_jax import checkpoints, cli
 from tsp_jax.models import video_resnet
 
 # Several times the largest released file: what is larger is no checkpoint of these networks.
@@ -152,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backbone", choices=video_resnet.BACKBONES, help="fail unless it is this backbone")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint in DIR")
     args = parser.parse_args(argv)
+    cli.show_any_name()
     try:
         checkpoints.check_output(args.output, args.overwrite)  # before the work
         checkpoint = read_any(args.checkpoint)

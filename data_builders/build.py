@@ -57,6 +57,7 @@ class BuildError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 parts are left out or the build stopped, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     began = time.perf_counter()
     try:
         source = make_source(options)

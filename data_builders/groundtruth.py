@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tsp_jax import annotations, segments
+from tsp_jax import annotations, cli, segments
 
 Background = Literal["reference", "union"]
 # Shortest background and rule where the flags don't say: 80 frames at 15 fps in ActivityNet, a clip of 16 elsewhere.
@@ -31,6 +31,7 @@ _ROUNDING_SEC = 1e-6
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 annotated videos are missing, 2 wrong use or wrong input."""
     options = _parse(arguments)
+    cli.show_any_name()
     min_background_sec, rule = DEFAULTS[options.format]
     min_background_sec = min_background_sec if options.min_background_sec is None else options.min_background_sec
     rule = options.background or rule

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32
 
-from tsp_jax import features
+from tsp_jax import cli, features
 
 Features = Float32[np.ndarray, "n_clips f"]
 # The mean adds up float32 rows in their order, as numpy does and as the original did.
@@ -22,6 +22,7 @@ POOLS: dict[str, Callable[[Features], Float32[np.ndarray, " f"]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos have no feature, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     vectors: dict[str, np.ndarray] = {}
     failed, damaged = [], []
     run: features.Attributes = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_builders import groundtruth
-from tsp_jax import segments
+from tsp_jax import cli, segments
 
 ACTION_FILE = "action_label_mapping.json"
 TEMPORAL_REGION_FILE = "temporal_region_label_mapping.json"
@@ -16,6 +16,7 @@ NUM_CLASSES = {"activitynet": 200, "thumos14": 20}
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 2 wrong use or wrong input."""
     options = _parse(arguments)
+    cli.show_any_name()
     try:
         if options.dataset:
             actions = groundtruth.read_actions(options.dataset, options.annotations, None)

@@ -16,6 +16,7 @@ from tsp_jax import annotations, cli, segments, video
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos could not be read, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     root = Path(options.videos)
     try:
         videos = annotations.list_videos(root)
@@ -91,8 +92,11 @@ def _measure_listed(item: annotations.Video, root: Path) -> Measurement | str:
     """The measurement, or why there is none."""
     if item.fault:
         return item.fault
+    filename = item.path.relative_to(root).as_posix()
+    if filename != filename.encode(errors="replace").decode():
+        return "its folder's name is not UTF-8, as the CSV is; rename it"
     try:
-        return measure(item.path, item.path.relative_to(root).as_posix())
+        return measure(item.path, filename)
     except (video.VideoError, OSError) as error:
         return str(error)
 

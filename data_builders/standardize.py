@@ -23,6 +23,7 @@ _LEFT_OUT, _CUT_SHORT = "left out", "cut short"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos are left out or cut short, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     root, output = Path(options.input), Path(options.output)
     try:
         targets = plan(root, output)

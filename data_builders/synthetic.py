@@ -40,6 +40,7 @@ _TILE = 384  # pixels a side of the texture, which repeats
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 files can't be written, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     output, seconds = Path(options.output), tuple(options.seconds)
     recipe = {"format": _FORMAT, "seed": options.seed, "seconds": list(seconds)}
     scripts = [script(options.seed, index, seconds, options.subset) for index in range(options.videos)]

@@ -25,6 +25,7 @@ _RELATIVE_ERROR = 1e-4  # of fps: 29.97 may stand for 30000/1001, but 30 may not
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 there are bad rows, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     path, folder = Path(options.groundtruth), Path(options.videos)
     try:
         labels = read_labels(options.labels)

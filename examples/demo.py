@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from jaxtyping import UInt8
 
-from tsp_jax import checkpoints, video_writing
+from tsp_jax import checkpoints, files, video_writing
 from tsp_jax.models import functional, tsp
 
 SIZE = (240, 320)
@@ -38,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", default="demo", help="a folder")
     folder = Path(parser.parse_args(arguments).output)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    try:
+        files.make_folder(folder / "videos")
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for i, seconds in enumerate(tqdm.tqdm(SECONDS, desc="videos", unit="video")):
         video_writing.write(folder / "videos" / f"circling_{i}.mp4", moving_square(seconds, seed=i), FPS)
     config = tsp.ModelConfig("r3d_18")

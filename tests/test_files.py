@@ -62,3 +62,24 @@ def test_its_bytes_are_on_the_disk_before_its_name_and_both_in_the_end(tmp_path:
     with files.replacing(tmp_path / "f") as temporary:
         temporary.write_text("new")
     assert steps == ["sync .f.tmp", "replace", f"sync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "empty name", "zero byte"])
+def test_what_is_no_file_is_never_replaced(kind: str, tmp_path: Path):
+    """Root can put a file in the place of a device such as /dev/null, for all programs of the machine."""
+    path = tmp_path / "x"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to(os.devnull)  # a link, so that a failure of this test harms nothing
+        case "empty name":
+            path = Path("")
+        case "zero byte":
+            path = Path("a\0b")
+    with pytest.raises(OSError, match="name a"), files.replacing(path) as temporary:
+        temporary.write_text("new")
+    assert sorted(item.name for item in tmp_path.iterdir()) == (["x"] if kind in ("folder", "pipe", "device") else [])
+    assert kind != "device" or path.is_symlink()

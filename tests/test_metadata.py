@@ -1,5 +1,6 @@
 """Tests of the measuring of videos: the original's numbers, every kind of file, and those that can't be read."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_videos_that_share_a_name_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert run(folder, tmp_path / "m.csv") == 1
     assert [item.filename for item in segments.read_metadata(tmp_path / "m.csv")] == ["b.mp4"]
     assert "2 videos share the name 'a'" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_listed_and_the_others_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "videos" / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    media.write(tmp_path / "videos" / "good.mp4", frames=5).rename(folder / "bad.mp4")
+    media.write(tmp_path / "videos" / "good.mp4", frames=5)
+    assert run(tmp_path / "videos", tmp_path / "m.csv") == 1
+    assert [item.filename for item in segments.read_metadata(tmp_path / "m.csv")] == ["good.mp4"]
+    assert "bad.mp4: its folder's name is not UTF-8, as the CSV is; rename it" in capsys.readouterr().err
 
 
 def test_one_file_is_named_by_itself(tmp_path: Path):

@@ -111,13 +111,15 @@ class Writer:
         """
         self.output = Path(output)
         self.run = dict(run)
-        self._parts = _parts_folder(self.output)
         if self.output.is_dir():
             raise FeatureFileError(f"{self.output} is a folder; name a file, such as {self.output / 'features.h5'}")
         try:
+            files.check_replaceable(self.output)
+            self._parts = _parts_folder(self.output)
             self._lock = _lock(self._parts)
         except OSError as error:
-            raise FeatureFileError(f"{self.output} can't be written: {error.strerror} ({error.filename})") from error
+            reason = f"{error.strerror} ({error.filename})" if error.strerror else str(error)
+            raise FeatureFileError(f"{self.output} can't be written: {reason}") from error
         try:
             if overwrite:
                 self.output.unlink(missing_ok=True)
@@ -216,8 +218,8 @@ def export(path: str | Path, folder: str | Path, kind: str) -> int:
       FeatureFileError: the file is no feature file.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     videos = names(path)
+    files.make_folder(folder)
     for name in tqdm.tqdm(videos, unit="video", disable=None):
         features = read(path, name).features
         with files.replacing(folder / f"{name}.{kind}") as temporary, open(temporary, "wb") as stream:
@@ -320,7 +322,7 @@ def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: 
 
 
 def _parts_folder(output: Path) -> Path:
-    return output.with_name(output.name + ".parts")
+    return output.parent / f"{output.name}.parts"
 
 
 def _unfinished(output: Path) -> int:
