@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 demo: .venv/run
 	$(BIN)/python -m examples.demo --output demo
@@ -12,6 +12,10 @@ demo: .venv/run
 
 test: .venv/test lint
 	$(BIN)/python -m pytest
+
+# Many more broken and hostile files than `make test` reads, of each kind so many.
+fuzz: .venv/test
+	FUZZ=300 $(BIN)/python -m pytest -s tests/test_fuzz.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -1,0 +1,540 @@
+"""Hostile and broken input, made by chance from real files; as a program it reads some of them, in a process that may die.
+
+`python tests/fuzzing.py KIND FIRST END FOLDER` reads the inputs FIRST to END - 1 of a kind and prints two lines of JSON for
+each: its number before it is read, and then what became of it. The same number gives the same input everywhere; the last one
+stays in FOLDER/input.
+"""
+
+import collections
+import contextlib
+import io
+import itertools
+import json
+import pickletools
+import random
+import resource
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import media
+from tsp_jax import annotations, clip_stream, clips, features, records, segments, video
+
+Parts = dict[str, bytes]
+_NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
+_WORDS = [
+    *[
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "1e999",
+        "0",
+        "99999999999999999999",
+        "1" * 5000,
+        "-0.0",
+        "null",
+        "true",
+        "{}",
+        "[]",
+        "\x00",
+        '"',
+    ],
+    *[
+        ",",
+        "\n",
+        "\r",
+        "'",
+        "\ufeff",
+        "\ud800",
+        "..",
+        "../../etc/passwd",
+        "/dev/zero",
+        "é" * 100,
+        "[" * 50_000,
+        '{"a":' * 50_000,
+    ],
+    *["x" * 200_000, '"database"', "Action", "-", "1e-320", "0x10", "1_000", "٣"],
+]
+
+
+class Seed(NamedTuple):
+    """A real input in parts, one of which is spoiled; `pack` makes the files of them, with checksums that fit."""
+
+    parts: Parts
+    pack: Callable[[Parts], Parts] = dict
+    is_text: bool = False
+
+
+class Kind(NamedTuple):
+    """A kind of input.
+
+    Attributes:
+      seeds: makes the real ones, in a folder of their own.
+      use: reads the files in a folder and checks what it gets.
+      refusals: what it may raise instead.
+      tells_where: whether a refusal names the file.
+      limit_sec: of time for one input, on a busy machine.
+      limit_mb: of memory, beyond what was held before.
+    """
+
+    seeds: Callable[[Path], list[Seed]]
+    use: Callable[[Path], object]
+    refusals: tuple[type[Exception], ...]
+    tells_where: bool = True
+    limit_sec: float = 30.0
+    limit_mb: float = 400.0
+
+
+# ---------------------------------------------------------------------------------------------------------------- mutation
+
+
+def spoiled(data: bytes, draw: random.Random, others: Sequence[bytes], is_text: bool) -> bytes:
+    """The data with some damage, by chance."""
+    result = bytearray(data)
+    for _ in range(draw.choice([1, 1, 1, 2, 4, 16])):
+        size = len(result)
+        # The ends, where formats keep their tables, more often than chance would have it.
+        span = draw.choice([size, size, min(size, 512), min(size, 64)])
+        place = draw.randrange(span) if span else 0
+        place = size - 1 - place if size and draw.random() < 0.25 else place
+        length = draw.choice([1, 2, 4, 8, 64, 1024])
+        match draw.choice(["bit", "byte", "number", "fill", "noise", "cut", "drop", "repeat", "move", "splice", "word"]):
+            case "bit" if size:
+                result[place] ^= 1 << draw.randrange(8)
+            case "byte" if size:
+                result[place] = draw.randrange(256)
+            case "number":
+                width = draw.choice([1, 2, 4, 8])
+                value = draw.choice([*_NUMBERS, size, size - 1]) % 256**width
+                result[place : place + width] = value.to_bytes(width, draw.choice(["little", "big"]))  # type: ignore
+            case "fill":
+                result[place : place + length] = bytes([draw.choice([0, 255])]) * length
+            case "noise":
+                result[place : place + length] = draw.randbytes(length)
+            case "cut":
+                del result[place:]
+            case "drop":
+                del result[place : place + length]
+            case "repeat":
+                times = draw.choice([2, 2, 2, 50, 2000])
+                result[place:place] = result[place : place + min(length, 64)] * times
+            case "move" if size:
+                other = draw.randrange(size)
+                result[place : place + length] = result[other : other + length]
+            case "splice":
+                other = draw.choice([*others, data])
+                begin = draw.randrange(len(other)) if other else 0
+                result[place : place + length] = other[begin : begin + length]
+            case "word" if is_text:
+                result[place : place + draw.choice([0, length])] = draw.choice(_WORDS).encode(errors="surrogatepass")
+    return bytes(result)
+
+
+def spoiled_field(data: bytes, draw: random.Random) -> bytes:
+    """A text with one of its fields replaced by a word that is none of them."""
+    marks = [0, *(i for i, byte in enumerate(data) if byte in b',\n"[]{}:'), len(data)]
+    at = draw.randrange(len(marks) - 1)
+    word = draw.choice(_WORDS).encode(errors="surrogatepass")
+    return data[: marks[at] + (at > 0)] + word + data[marks[at + 1] :]
+
+
+def spoiled_pickle(data: bytes, draw: random.Random) -> bytes:
+    """A pickle with instructions left out, repeated or in another order."""
+    try:
+        places = [place for _, _, place in pickletools.genops(data)]
+    except Exception:
+        return data
+    parts = [data[begin:end] for begin, end in zip(places, [*places[1:], len(data)], strict=True)]
+    for _ in range(draw.choice([1, 1, 2, 5])):
+        at, other = draw.randrange(1, len(parts)), draw.randrange(1, len(parts))
+        match draw.choice(["drop", "repeat", "swap", "insert"]):
+            case "drop":
+                del parts[at]
+            case "repeat":
+                parts[at:at] = parts[at : at + draw.choice([1, 2, 5])] * draw.choice([1, 10, 5000])
+            case "swap":
+                parts[at], parts[other] = parts[other], parts[at]
+            case "insert":
+                parts.insert(
+                    at, draw.choice([b"2", b"\x85", b"\x86", b"}", b"]", b"(", b"R", b"b", b"s", b"Q", b"0", b"N", b"\x88"])
+                )
+    return b"".join(parts)
+
+
+def make_input(seeds: Sequence[Seed], kind: str, number: int) -> Parts:
+    """The files of an input."""
+    draw = random.Random(f"{kind} {number}")
+    seed = draw.choice(seeds)
+    name = draw.choice(sorted(seed.parts))
+    data = seed.parts[name]
+    if name.endswith(".pkl") and draw.random() < 0.6:
+        data = spoiled_pickle(data, draw)
+    elif seed.is_text and draw.random() < 0.5:
+        data = spoiled_field(data, draw)
+    else:
+        data = spoiled(data, draw, list(seed.parts.values()), seed.is_text)
+    return seed.pack({**seed.parts, name: data})
+
+
+# -------------------------------------------------------------------------------------------------------------------- kinds
+
+
+def files_below(folder: Path) -> Parts:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def zipped(members: Parts) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return stream.getvalue()
+
+
+def unzipped(data: bytes) -> Parts:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def pth_seeds(folder: Path) -> list[Seed]:
+    import argparse
+
+    import torch
+
+    state = collections.OrderedDict((f"features.stem.{i}.weight", torch.full((3, i + 1), i / 3)) for i in range(4))
+    momentum = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
+    schedule = {"milestones": collections.Counter([4, 6]), "gamma": 0.1}
+    content = {
+        "model": state,
+        "optimizer": momentum,
+        "lr_scheduler": schedule,
+        "epoch": 5,
+        "args": argparse.Namespace(a=1, b="x"),
+    }
+    seeds = []
+    for is_zip in (False, True):
+        torch.save(content, folder / "m.pth", _use_new_zipfile_serialization=is_zip)
+        data = (folder / "m.pth").read_bytes()
+        seeds.append(Seed({"m.pth": data}))
+    seeds.append(Seed(unzipped(data), lambda members: {"m.pth": zipped(members)}))
+    # The older format's pickles one by one, and the arrays behind them.
+    older, bounds = seeds[0].parts["m.pth"], [0]
+    for _ in range(5):
+        stream = io.BytesIO(older)
+        stream.seek(bounds[-1])
+        collections.deque(pickletools.genops(stream), maxlen=0)
+        bounds.append(stream.tell())
+    pieces = {f"{i}.pkl": older[begin:end] for i, (begin, end) in enumerate(itertools.pairwise(bounds))}
+    pieces["arrays"] = older[bounds[-1] :]
+    seeds.append(Seed(pieces, lambda parts: {"m.pth": b"".join(parts[name] for name in sorted(parts))}))
+    return seeds
+
+
+def use_pth(folder: Path) -> object:
+    from convert import torch_to_orbax
+
+    return torch_to_orbax.read_pth(folder / "m.pth")
+
+
+VIDEOS: dict[str, dict[str, Any]] = {
+    "h264.mp4": {},
+    "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "hevc.mp4": {"codec": "libx265"},
+    "av1.mp4": {"codec": "libsvtav1", "options": {"preset": "11", "crf": "20", "svtav1-params": "lp=1"}},
+    "h264.mkv": {},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"cpu-used": "8", "b": "500k"}},
+    "mpeg4.avi": {"codec": "mpeg4", "b_frames": 2, "options": {"b": "800k"}},
+    "stream.ts": {},
+    "program.mpg": {"codec": "mpeg2video", "b_frames": 2, "container": "vob", "options": {"b": "800k"}},
+    "flash.flv": {"codec": "flv"},
+    "windows.wmv": {"codec": "wmv2", "container": "asf"},
+    "ten_bit.mov": {"pix_fmt": "yuv420p10le"},
+    "rotated.3gp": {"rotation_deg": 90},
+}
+
+
+def video_seeds(folder: Path) -> list[Seed]:
+    for name, how in VIDEOS.items():
+        media.write(folder / name, frames=20, **{**how, "options": {"g": "8", **how.get("options", {})}})
+    return [Seed({name: (folder / name).read_bytes()}) for name in VIDEOS]
+
+
+def use_video(folder: Path) -> object:
+    from data_builders import metadata
+
+    (path,) = folder.iterdir()
+    with contextlib.suppress(video.VideoError):
+        metadata.measure(path, path.name)
+    item = annotations.Video("v", path)
+    *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav")
+    assert isinstance(last, clip_stream.Closed)
+    scan = video.scan(path)
+    video.rescan(scan)
+    reader, numbers = video.Reader(scan, np.ones(len(scan.timeline.pts), bool)), []
+    for number, picture in reader:
+        assert picture.ndim == 3 and picture.shape[2] == 3
+        numbers.append(number)
+    assert numbers == sorted(set(numbers)) and (len(numbers) == len(reader.needed) or reader.damage or reader.misdated)
+    return len(numbers)
+
+
+GROUNDTRUTH = [
+    segments.Segment("v_a", 0.5, 2.25, "jump", 10.0, "v_a.mp4", 30.0, 300, segments.ACTION),
+    segments.Segment("v_a", 2.25, 10.0, "", 10.0, "v_a.mp4", 30.0, 300, segments.NO_ACTION),
+    segments.Segment("名前", 1.0, 3.0, 'say "so", run', 4.0, "b/名前.mp4", 29.97, 120, segments.ACTION),
+]
+METADATA = [segments.VideoMetadata("v_a.mp4", 10.0, 30.0, 300), segments.VideoMetadata("b/名前.mp4", 4.0, 29.97, 120)]
+
+
+def csv_seeds(folder: Path) -> list[Seed]:
+    segments.write_groundtruth(folder / "groundtruth.csv", GROUNDTRUTH)
+    segments.write_metadata(folder / "metadata.csv", METADATA)
+    return [Seed({name: (folder / name).read_bytes()}, is_text=True) for name in ("groundtruth.csv", "metadata.csv")]
+
+
+def use_csv(folder: Path) -> object:
+    from data_builders import groundtruth, labels, spans
+
+    (path,) = folder.iterdir()
+    if path.name == "metadata.csv":
+        for item in annotations.list_videos(folder, path):
+            assert item.fault or (item.path.is_relative_to(folder) and ".." not in item.path.parts)
+        return segments.read_metadata(path)
+    for row in segments.read_groundtruth_rows(path):
+        assert (row.value is None) == bool(row.faults)
+    rows = segments.read_groundtruth(path)
+    with contextlib.suppress(ValueError):
+        matched, _ = groundtruth.match(groundtruth.read_csv(path, None), METADATA)
+        groundtruth.ground_truth(matched, "union", 1.0)
+    if all(row.num_frames < 10**7 and row.fps > 0.01 for row in rows):
+        with contextlib.suppress(ValueError):
+            spans.plan(rows, labels.action_labels(rows))
+    return rows
+
+
+def json_seeds(folder: Path) -> list[Seed]:
+    segments.write_label_mapping(folder / "labels.json", ["jump", "run", "名前"])
+    action = {"segment": [1.5, 4.0], "label": "run"}
+    database = {"a": {"subset": "training", "annotations": [action]}, "b": {"subset": "validation", "annotations": []}}
+    (folder / "activitynet.json").write_text(json.dumps({"version": "1.3", "database": database}))
+    (folder / "Run_val.txt").write_text("video_validation_0000001 1.5 20.0\nvideo_validation_0000002  0.0 3.5\n")
+    names = ("labels.json", "activitynet.json", "Run_val.txt")
+    return [Seed({name: (folder / name).read_bytes()}, is_text=True) for name in names]
+
+
+def use_json(folder: Path) -> object:
+    from data_builders import groundtruth
+
+    (path,) = folder.iterdir()
+    if path.name == "labels.json":
+        return segments.read_label_mapping(path)
+    if path.name == "activitynet.json":
+        return groundtruth.read_activitynet(path, "training")
+    return groundtruth.read_thumos14(folder, "valid")
+
+
+def hdf5_seeds(folder: Path) -> list[Seed]:
+    import h5py
+
+    rows = {name: np.random.default_rng(i).standard_normal((3, 512), np.float32) for i, name in enumerate(["a", "名前", "c"])}
+    run = {"stride": 16, "frame_rate": 15.0, "checkpoint": "tsp", "checkpoint_sha256": "ab" * 32, "dtype": "float32"}
+    with features.Writer(folder / "f.h5", run) as writer:
+        for name, array in rows.items():
+            writer.commit(name, array, {"fps": 30.0, "frames": 300, "clip_ranges": np.array([[0, 3]]), "damage": ""})
+    features.write_global_features(folder / "g.h5", {name: array[0] for name, array in rows.items()}, {"pool": "max"})
+    # The format of older HDF5 has no checksums; others write it, and text of any length.
+    for name, text in (("old.h5", {"damage": np.bytes_("none")}), ("texts.h5", {"damage": "none", "k": ["a", "b"]})):
+        with h5py.File(folder / name, "w") as file:
+            for video_name, array in rows.items():
+                dataset = file.create_dataset(video_name, data=array, chunks=(1, 512), compression="gzip")
+                dataset.attrs.update({"fps": 30.0, "frames": 300, **text})
+    with h5py.File(folder / "old_g.h5", "w") as file:
+        for name, array in rows.items():
+            file.create_dataset(name, data=array[0], chunks=(512,), compression="gzip", compression_opts=9)
+    names = ("f.h5", "g.h5", "old.h5", "old.h5", "old_g.h5", "texts.h5")
+    return [Seed({name: (folder / name).read_bytes()}) for name in names]
+
+
+def use_hdf5(folder: Path) -> object:
+    (path,) = folder.iterdir()
+    if path.name in ("g.h5", "old_g.h5"):
+        return features.read_global_features(path)
+    features.info(path, io.StringIO())
+    for name in features.names(path):
+        features.read(path, name)
+    features.export(path, folder.parent / "exported", "npy")
+    return features.merge([path], folder.parent / "merged.h5", overwrite=True)
+
+
+def records_seeds(folder: Path) -> list[Seed]:
+    from array_record.python import array_record_module  # type: ignore (a compiled module)
+
+    from data_builders import build
+
+    media.write(folder / "v_a.mp4", frames=120)
+    rows = [
+        segments.Segment("v_a", 0.0, 2.0, "jump", 4.0, "v_a.mp4", 30.0, 120, segments.ACTION),
+        segments.Segment("v_a", 2.0, 4.0, "", 4.0, "v_a.mp4", 30.0, 120, segments.NO_ACTION),
+    ]
+    segments.write_groundtruth(folder / "train.csv", rows)
+    seeds = []
+    for config in ("jpeg", "lossless"):
+        flags = f"--dataset video_folder --videos {folder} --groundtruth {folder / 'train.csv'} --data_dir {folder / 'out'}"
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            write = build.run_on_processes
+            build.run_on_processes = lambda shards, workers: [build.write_shard(shard) for shard in shards]
+            try:
+                assert build.main([*flags.split(), "--config", config]) == 0
+            finally:
+                build.run_on_processes = write
+        whole = files_below(folder / "out" / "video_folder" / config / "1.0.0")
+        (shard,) = (name for name in whole if "array_record" in name)
+        path = folder / "shard"
+        path.write_bytes(whole[shard])
+        reader = array_record_module.ArrayRecordReader(str(path))
+        read = {f"record {i}": data for i, data in enumerate(reader.read_all())}
+        reader.close()
+        members = {f"index {name}": data for name, data in unzipped(whole["index-train.npz"]).items()}
+        others = {
+            name: data for name, data in whole.items() if name not in (shard, "index-train.npz", "build.json", "errors.csv")
+        }
+
+        def pack(parts: Parts, shard: str = shard, path: Path = path) -> Parts:
+            """Checksums and the shard's size fit, whatever stands in the records."""
+            writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+            for name in sorted(name for name in parts if name.startswith("record ")):
+                writer.write(parts[name])
+            writer.close()
+            size = io.BytesIO()
+            np.save(size, np.array([path.stat().st_size], np.int64))
+            index = {name.removeprefix("index "): data for name, data in parts.items() if name.startswith("index ")}
+            plain = {name: data for name, data in parts.items() if not name.startswith(("index ", "record "))}
+            index["shard_bytes.npy"] = size.getvalue()
+            return {**plain, "index-train.npz": zipped(index), shard: path.read_bytes()}
+
+        seeds += [Seed({shard: whole[shard]}, lambda parts, whole=whole: {**whole, **parts}), Seed(whole)]
+        seeds += [Seed(members, lambda parts, rest=read | others, pack=pack: pack({**rest, **parts}))]
+        seeds += [Seed(read, lambda parts, rest=members | others, pack=pack: pack({**rest, **parts}))]
+    return seeds
+
+
+def use_records(folder: Path) -> object:
+    from tsp_jax import input_pipeline
+
+    split = input_pipeline.open_split(folder, "train")
+    clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
+    drawn = [clip(number) for number in range(8)]
+    drawn += [input_pipeline._valid_clip(split.index, segment, 2) for segment in range(len(split.index.segment_row))][:8]
+    batch = input_pipeline.read_clips(split, drawn)
+    assert batch["video"].shape == (len(drawn), 16, 128, 171, 3)
+    return [split.describe(item.segment, item.place) for item in drawn]
+
+
+def frames_seeds(folder: Path) -> list[Seed]:
+    frame = media.picture(5, (171, 128))
+    return [Seed({codec: records.encode_frame(frame, codec)}) for codec in ("jpeg", "lossless")]
+
+
+def use_frames(folder: Path) -> object:
+    (path,) = folder.iterdir()
+    records.decode_frame(path.read_bytes(), path.name, np.zeros((128, 171, 3), np.uint8))  # type: ignore (its codec)
+    return path.name
+
+
+def checkpoint_seeds(folder: Path) -> list[Seed]:
+    from tsp_jax import checkpoints
+    from tsp_jax.models import functional, tsp
+
+    config = tsp.ModelConfig("r3d_tiny", (3, 2))
+    made = checkpoints.make(config, functional.init(config, 0), checkpoints.Origin("seed 0", "", "nothing"))
+    checkpoints.save(folder / "c", made)
+    whole = files_below(folder / "c")
+    page = {"about/metadata": whole["about/metadata"]}
+    return [Seed(whole), Seed(page, lambda parts: {**whole, **parts}, is_text=True)]
+
+
+def use_checkpoint(folder: Path) -> object:
+    from tsp_jax import checkpoints
+
+    return checkpoints.load(folder).weights_sha256
+
+
+KINDS: dict[str, Kind] = {
+    "pth": Kind(pth_seeds, use_pth, (ValueError,)),
+    "video": Kind(video_seeds, use_video, (video.VideoError,), tells_where=False),
+    "csv": Kind(csv_seeds, use_csv, (ValueError,)),
+    "json": Kind(json_seeds, use_json, (ValueError,)),
+    "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),
+    "records": Kind(records_seeds, use_records, (records.RecordsError,)),
+    "frames": Kind(frames_seeds, use_frames, (ValueError,), tells_where=False),
+    "checkpoint": Kind(checkpoint_seeds, use_checkpoint, (ValueError, FileNotFoundError)),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------ program
+
+
+def status_mb(key: str) -> float:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[key].split()[0]) / 1024
+
+
+def read_one(kind: Kind, folder: Path) -> dict[str, Any]:
+    """What became of the input that lies in the folder."""
+    Path("/proc/self/clear_refs").write_text("5")  # the most that is held is counted from here on
+    before_mb, began = status_mb("VmRSS"), time.monotonic()
+    try:
+        kind.use(folder)
+        found = {"outcome": "right"}
+    except kind.refusals as error:
+        clear = bool(str(error).strip()) and (not kind.tells_where or str(folder) in str(error))
+        found = {"outcome": "refused" if clear else "unclear", "error": f"{type(error).__name__}: {error}"}
+    except BaseException as error:
+        found = {"outcome": "unexpected", "error": f"{type(error).__name__}: {error}"[:1000]}
+    grown_mb, seconds = status_mb("VmHWM") - before_mb, time.monotonic() - began
+    if grown_mb > kind.limit_mb:
+        found["outcome"] = "too much memory"
+    return {**found, "seconds": seconds, "grown_mb": grown_mb}
+
+
+def main(name: str, first: str, end: str, work: str) -> None:
+    kind, folder = KINDS[name], Path(work)
+    made = folder / "seeds"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    seeds = kind.seeds(made)
+    for seed in seeds:  # the whole ones come to their end, and what is imported late is there
+        if name != "pth":
+            with contextlib.suppress(features.FeatureFileError):  # texts of any length
+                put(seed.pack(seed.parts), folder / "input")
+                kind.use(folder / "input")
+        else:
+            put(seed.pack(seed.parts), folder / "input")
+            with contextlib.suppress(ValueError):  # no known backbone: those have 130 MB
+                kind.use(folder / "input")
+    limit = int((status_mb("VmSize") + 4096) * 1024**2)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in range(int(first), int(end)):
+        put(make_input(seeds, name, number), folder / "input")
+        print(json.dumps({"begin": number}), flush=True)
+        print(json.dumps(read_one(kind, folder / "input")), flush=True)
+
+
+def put(parts: Parts, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, data in parts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
