@@ -357,6 +357,32 @@ def test_kills_at_any_moment_lose_nothing_and_change_nothing(six_videos: Path, c
     assert not output.with_name("killed.h5.parts").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("free_bytes", [4096, 24_576])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(free_bytes: int, six_videos: Path, checkpoint: Path, tmp_path: Path):
+    """Full at once, and after some videos; then there is room."""
+    whole, disk = tmp_path / "whole.h5", tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={free_bytes}", "tmpfs", str(disk)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted here")
+    output = disk / "f.h5"
+    try:
+        result = subprocess.run(command(checkpoint, six_videos, output, *QUICK), cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode in (1, 2), result.stderr
+        assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
+        assert not output.exists()
+        finished = list(disk.glob("f.h5.parts/*.h5"))
+        assert bool(finished) == (free_bytes > 4096)
+        assert not list(disk.rglob(".*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert run(checkpoint, six_videos, output, *QUICK) == 0
+        assert run(checkpoint, six_videos, whole, *QUICK) == 0
+        assert output.read_bytes() == whole.read_bytes()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 # ------------------------------------------------------------------------------------------------------- the machinery
 
 
