@@ -122,6 +122,18 @@ def test_encode_gives_the_features_of_evaluate_without_the_gvf(tiny: str) -> Non
     np.testing.assert_allclose(encoded, features, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("label_counts", "gvf"), HEADS)
+def test_heads_of_features_give_the_logits_of_evaluate(tiny: str, label_counts: tuple[int, ...], gvf: bool) -> None:
+    config, variables, clips = made(tiny, label_counts, gvf)
+    vector = jnp.linspace(-1, 1, 24).reshape(2, 12) if gvf else None
+    features, logits = quick_jit(functional.evaluate, static_argnums=0)(config, variables, clips, vector)
+    found = quick_jit(functional.heads, static_argnums=0)(config, variables, features, vector)
+    assert len(found) == len(logits) == len(label_counts)
+    for ours, expected in zip(found, logits, strict=True):
+        # Two programs for the same float32 sums.
+        np.testing.assert_allclose(ours, expected, atol=1e-6 * np.abs(expected).max())
+
+
 def test_features_and_logits_are_float32_for_bfloat16_clips(tiny: str) -> None:
     config = tsp.ModelConfig(tiny, (7, 2), True)
     clips = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), jnp.bfloat16)

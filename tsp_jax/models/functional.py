@@ -43,6 +43,16 @@ def encode(
     return _module(config, variables).features(clips, train=False, dtype=dtype)
 
 
+def heads(
+    config: tsp.ModelConfig,
+    variables: Variables,
+    features: Float[Array, "b f"],
+    gvf: Float[Array, "b f"] | None = None,
+) -> tuple[Float[Array, "b _"], ...]:
+    """The heads' logits of features that `encode` gave; those of `evaluate`. Pure."""
+    return _module(config, variables).heads(features, gvf)
+
+
 def evaluate(
     config: tsp.ModelConfig,
     variables: Variables,

@@ -66,6 +66,14 @@ class TSP(nnx.Module):
         remat: bool = False,
     ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
         features = self.features(clips, train=train, dtype=dtype, remat=remat)
+        return features, self.heads(features, gvf)
+
+    def heads(self, features: Float[Array, "b f"], gvf: Float[Array, "b f"] | None = None) -> tuple[Float[Array, "b _"], ...]:
+        """The logits of each head, from features.
+
+        Raises:
+          ValueError: the last head reads a global video feature, and there is none.
+        """
         if self.gvf and gvf is None:
             raise ValueError("this model's last head reads a global video feature: pass gvf [b, features]")
         logits = []
@@ -74,7 +82,7 @@ class TSP(nnx.Module):
             if gvf is not None and self.gvf and name == self.head_names[-1]:
                 head_input = jnp.concatenate([features, gvf.astype(features.dtype)], axis=-1)
             logits.append(getattr(self, name)(head_input))
-        return features, tuple(logits)
+        return tuple(logits)
 
 
 class Linear(nnx.Module):
