@@ -2,21 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tqdm
-from jaxtyping import Float32
 
 from tsp_jax import cli, features
-
-Features = Float32[np.ndarray, "n_clips f"]
-# The mean adds up float32 rows in their order, as numpy does and as the original did.
-POOLS: dict[str, Callable[[Features], Float32[np.ndarray, " f"]]] = {
-    "max": lambda clips: np.max(clips, axis=0),
-    "mean": lambda clips: np.mean(clips, axis=0),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             item = features.read(options.features, name)
             run = item.attributes
             try:
-                vectors[name] = pool(item.features, options.pool)
+                vectors[name] = features.pool(item.features, options.pool)
             except ValueError as error:
                 failed.append(f"{name}: {error}")
             if item.attributes.get("damage"):
@@ -60,24 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def pool(clips: Features, how: str) -> Float32[np.ndarray, " f"]:
-    """The global feature of a video: its clips' features pooled.
-
-    Args:
-      clips: features of all its clips.
-      how: a key of POOLS.
-
-    Raises:
-      ValueError: there is no clip, or a number is not finite.
-    """
-    if not len(clips):
-        raise ValueError("no clips; the video is shorter than one")
-    vector = POOLS[how](clips)
-    if not np.all(np.isfinite(vector)):
-        raise ValueError("a feature is not finite; extract the video again")
-    return vector
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.gvf",
@@ -86,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--features", required=True, help="a file that `python -m tsp_jax.extract` wrote")
-    add("--pool", required=True, choices=list(POOLS), help="the paper's recipes use max; mean is an ablation")
+    add("--pool", required=True, choices=list(features.POOLS), help="the paper's recipes use max; mean is an ablation")
     add("--output", required=True, help="the HDF5 file to write")
     return parser.parse_args(arguments)
 

@@ -83,7 +83,7 @@ def test_features_that_are_not_finite_are_left_out(tmp_path: Path, capsys: pytes
 
 def test_video_without_clips_has_no_feature():
     with pytest.raises(ValueError, match="no clips"):
-        gvf.pool(np.zeros((0, 512), np.float32), "max")
+        features.pool(np.zeros((0, 512), np.float32), "max")
 
 
 def test_wrong_files_are_refused(extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -18,16 +18,16 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import h5py
 import numpy as np
 import tqdm
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int64
 
-from tsp_jax import cli, files
+from tsp_jax import cli, clips, files
 
 FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)
@@ -41,6 +41,12 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, Arithmetic
 _NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
 # The attributes that make features comparable; names and versions may differ.
 _IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256")
+
+# The mean adds up float32 rows in their order, as numpy does and as the original did.
+POOLS: dict[str, Callable[[Float32[np.ndarray, "n f"]], Float32[np.ndarray, " f"]]] = {
+    "max": lambda rows: np.max(rows, axis=0),
+    "mean": lambda rows: np.mean(rows, axis=0),
+}
 
 Attributes = dict[str, Any]
 
@@ -86,6 +92,66 @@ def names(path: str | Path) -> list[str]:
     """
     with _reading(Path(path)) as file:
         return _names(file)
+
+
+def pool(rows: Float32[np.ndarray, "n f"], how: str) -> Float32[np.ndarray, " f"]:
+    """The global feature of a video: its clips' features pooled.
+
+    Args:
+      rows: features of all its clips.
+      how: a key of POOLS.
+
+    Raises:
+      ValueError: there is no clip, or a number is not finite.
+    """
+    if not len(rows):
+        raise ValueError("no clips; the video is shorter than one")
+    vector = POOLS[how](rows)
+    if not np.all(np.isfinite(vector)):
+        raise ValueError("a feature is not finite; extract the video again")
+    return vector
+
+
+def clip_times(video: VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
+    """When each row's clip starts, and how long all of them are, in seconds.
+
+    Raises:
+      FeatureFileError: as `clip_numbers`.
+    """
+    numbers, found = clip_numbers(video), video.attributes
+    grid = clips.resampled(int(found["frames"]), float(found["fps"]), float(found["frame_rate"]))
+    return grid[numbers * int(found["stride"])] / float(found["fps"]), int(found["clip_len"]) / float(found["frame_rate"])
+
+
+def clip_numbers(video: VideoFeatures) -> Int64[np.ndarray, " n"]:
+    """Which of the video's planned clips each row is, ascending; all of them, but in a damaged video.
+
+    Raises:
+      FeatureFileError: the attributes that tell are absent, or say what can't be.
+    """
+    found = video.attributes
+    try:
+        fps, rate = clips.check_fps(float(found["fps"])), clips.check_fps(float(found["frame_rate"]))
+        frames, stride, clip_len = (int(found[key]) for key in ("frames", "stride", "clip_len"))
+        ranges = np.asarray(found["clip_ranges"]).astype(np.int64).reshape(-1, 2)
+        if min(frames, stride, clip_len) < 1 or frames * rate / fps > clips.MAX_RESAMPLED:
+            raise ValueError(
+                f"{frames} frames at {fps:g} fps, {rate:g} of them a second, in clips of {clip_len} every {stride}"
+            )
+        bounds = ranges.ravel()
+        last = (len(clips.resampled(frames, fps, rate)) - 1) // stride + 1
+        if np.any(np.diff(bounds) < 0) or (len(bounds) and not 0 <= bounds[0] <= bounds[-1] <= last):
+            raise ValueError(f"clip_ranges {ranges.tolist()[:3]} of at most {last} clips")
+        numbers = np.concatenate([np.arange(*pair) for pair in ranges.tolist()] or [np.zeros(0, np.int64)])
+        if len(numbers) != len(video.features):
+            raise ValueError(f"clip_ranges count {len(numbers)} clips, there are {len(video.features)}")
+    except (LookupError, ValueError, TypeError, OverflowError) as error:
+        reason = f"no attribute {error}" if isinstance(error, LookupError) else str(error)
+        raise FeatureFileError(
+            f"video {video.name!r}: expected the attributes that `python -m tsp_jax.extract` writes, found {reason}; "
+            "extract it again"
+        ) from error
+    return numbers
 
 
 class Writer:
