@@ -20,7 +20,7 @@ AXIS = "data"
 _BATCHES_IN_FLIGHT = 2
 _CPU_CLIPS_AT_ONCE = 4  # a CPU gains nothing from more, and their activations take 300 MB a clip
 
-Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [512]
+Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [width]
 
 
 class Encoder:
@@ -44,6 +44,7 @@ class Encoder:
         stride: int,
         dtype: str = "float32",
         batch_size: int = 32,
+        also: Sequence[checkpoints.Checkpoint] = (),
     ):
         """Places the weights on the devices; the program is compiled by the first batch.
 
@@ -53,15 +54,17 @@ class Encoder:
           stride: frames from one clip's start to the next's, which tells how much clips overlap.
           dtype: of the computation, a key of `DTYPES`.
           batch_size: clips in a batch, for each device.
+          also: more encoders of the same clips; their features stand to the right of the first one's.
         """
+        every = (checkpoint, *also)
         devices = jax.local_devices()
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
         slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
         mesh = Mesh(np.array(devices), (AXIS,))
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._variables = jax.device_put(checkpoint.variables, NamedSharding(mesh, PartitionSpec()))
-        self._step = _make_step(checkpoint.config, mesh, DTYPES[dtype], batch_size)
+        self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
+        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size)
         self._lanes = [_Lane(slots, batch_size, clip_len) for _ in devices]
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)
@@ -160,13 +163,19 @@ class _Lane:
         return self._tapped, self._row_weight, self._column_weight, self._index, count
 
 
-def _make_step(config: tsp.ModelConfig, mesh: Mesh, dtype: jnp.dtype, batch_size: int) -> Callable[..., tuple[Array, Array]]:
+def _make_step(
+    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, batch_size: int
+) -> Callable[..., tuple[Array, Array]]:
     """The program of a batch: frames blended and normalized, clips gathered from the previous and the new ones, encoded."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     at_once = math.gcd(batch_size, _CPU_CLIPS_AT_ONCE) if on_cpu else batch_size
 
+    def encode(variables: Sequence[functional.Variables], clips: Float32[Array, "b t 112 112 3"]) -> Float32[Array, "b f"]:
+        every = zip(configs, variables, strict=True)
+        return jnp.concatenate([functional.encode(config, held, clips, dtype) for config, held in every], axis=1)
+
     def step(
-        variables: functional.Variables,
+        variables: Sequence[functional.Variables],
         previous: Float32[Array, "s 112 112 3"],
         tapped: UInt8[Array, "s 224 224 3"],
         row_weight: Float32[Array, "s 112"],
@@ -177,16 +186,15 @@ def _make_step(config: tsp.ModelConfig, mesh: Mesh, dtype: jnp.dtype, batch_size
         frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
         pool = jnp.concatenate([previous, frames])
         if at_once == batch_size:
-            return functional.encode(config, variables, pool[index], dtype), frames
+            return encode(variables, pool[index]), frames
 
         def encode_some(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
             some = jax.lax.dynamic_slice_in_dim(index, i * at_once, at_once)
-            return jax.lax.dynamic_update_slice_in_dim(
-                found, functional.encode(config, variables, pool[some], dtype), i * at_once, axis=0
-            )
+            return jax.lax.dynamic_update_slice_in_dim(found, encode(variables, pool[some]), i * at_once, axis=0)
 
         # A batch that is not full costs a CPU what its clips cost.
-        found = jnp.zeros((batch_size, video_resnet.feature_size(config.backbone)), jnp.float32)
+        width = sum(video_resnet.feature_size(config.backbone) for config in configs)
+        found = jnp.zeros((batch_size, width), jnp.float32)
         return jax.lax.fori_loop(0, (count[0] + at_once - 1) // at_once, encode_some, found), frames
 
     one, split = PartitionSpec(), PartitionSpec(AXIS)

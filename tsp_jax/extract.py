@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import tqdm
+from jaxtyping import Float32
 
 import tsp_jax
 from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, features, segments, video
@@ -31,18 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)
-        geometry = clips.ClipGeometry(options.clip_len, options.frame_rate, options.stride, options.frame_selection)
+        settings = read_settings(options)
         checkpoint = checkpoints.open_any(options.checkpoint)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    settings = Settings(geometry, options.decoder, options.dtype, options.batch_size, options.workers)
     errors_csv = Path(f"{options.output}.errors.csv")
     run = run_attributes(checkpoint, settings)
     try:
-        with _terminable(), features.Writer(options.output, run, overwrite=options.overwrite) as writer:
+        with terminable(), features.Writer(options.output, run, overwrite=options.overwrite) as writer:
             summary = extract(checkpoint, videos, writer, settings, stop_on_error=options.on_error == "stop")
-            _write_errors(errors_csv, summary.failures)
+            write_errors(errors_csv, summary.failures)
     except features.FeatureFileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -73,6 +73,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--metadata_csv", help="columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the HDF5 file")
+    add_settings(parser)
+    add("--num_shards", type=cli.positive_int, default=1, help="parts that the list of videos is cut into")
+    add("--shard_id", type=int, default=0, help="the part to do, from 0")
+    add("--on_error", choices=["skip", "stop"], default="skip", help="after a video that fails")
+    add("--overwrite", action="store_true", help="forget what the output holds")
+    return parser.parse_args(arguments)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Gives a command the flags that `read_settings` reads."""
+    add = parser.add_argument
     add("--stride", type=cli.positive_int, default=16, help="resampled frames from one clip's start to the next's")
     add("--clip_len", type=cli.positive_int, default=16, help="frames in a clip")
     add("--frame_rate", type=float, default=15.0, help="frames a second that videos are resampled to")
@@ -86,15 +97,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
     add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
     add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
-    add("--num_shards", type=cli.positive_int, default=1, help="parts that the list of videos is cut into")
-    add("--shard_id", type=int, default=0, help="the part to do, from 0")
-    add("--on_error", choices=["skip", "stop"], default="skip", help="after a video that fails")
-    add("--overwrite", action="store_true", help="forget what the output holds")
-    return parser.parse_args(arguments)
+
+
+def read_settings(options: argparse.Namespace) -> "Settings":
+    """How features are to be made, by the flags of `add_settings`.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    geometry = clips.ClipGeometry(options.clip_len, options.frame_rate, options.stride, options.frame_selection)
+    return Settings(geometry, options.decoder, options.dtype, options.batch_size, options.workers)
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does."""
 
     def interrupt(signum: int, frame: object) -> None:
@@ -107,7 +123,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _write_errors(path: Path, failures: list["Failure"]) -> None:
+def write_errors(path: Path, failures: list["Failure"]) -> None:
     """Writes the failures as CSV, whole or not at all; no failures, no file."""
     if not failures:
         path.unlink(missing_ok=True)
@@ -179,6 +195,19 @@ class Summary:
     stopped: bool = False
 
 
+class Sink(Protocol):
+    """Where features go, such as a `features.Writer`."""
+
+    @property
+    def done(self) -> Mapping[str, features.Attributes]:
+        """Attributes of the videos that need no extraction any more, by name."""
+        ...
+
+    def commit(self, name: str, features: Float32[np.ndarray, "n f"], attributes: features.Attributes) -> None:
+        """Keeps one video, durably."""
+        ...
+
+
 def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> features.Attributes:
     """What all features of a run have in common, as written beside them."""
     return {
@@ -194,9 +223,10 @@ def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> fe
 def extract(
     checkpoint: checkpoints.Checkpoint,
     videos: Sequence[annotations.Video],
-    writer: features.Writer,
+    writer: Sink,
     settings: Settings,
     *,
+    also: Sequence[checkpoints.Checkpoint] = (),
     stop_on_error: bool = False,
 ) -> Summary:
     """Commits the features of each video that the writer lacks.
@@ -206,6 +236,7 @@ def extract(
       videos: to extract, by distinct names but for those with a fault.
       writer: where features go; what it has done is skipped.
       settings: how.
+      also: more encoders of the same clips, in the same pass; their features stand to the right of the first one's.
       stop_on_error: end after the first video that fails.
 
     Returns:
@@ -226,7 +257,7 @@ def extract(
         if done["damage"]:
             summary.failures.append(Failure(str(item.path), done["damage"], int(done["clips"])))
     if new:
-        _extract_new(checkpoint, new, writer, settings, stop_on_error, summary)
+        _extract_new(checkpoint, also, new, writer, settings, stop_on_error, summary)
     summary.wall_sec = time.perf_counter() - began
     return summary
 
@@ -250,8 +281,9 @@ class _Progress:
 
 def _extract_new(
     checkpoint: checkpoints.Checkpoint,
+    also: Sequence[checkpoints.Checkpoint],
     new: Sequence[annotations.Video],
-    writer: features.Writer,
+    writer: Sink,
     settings: Settings,
     stop_on_error: bool,
     summary: Summary,
@@ -263,6 +295,7 @@ def _extract_new(
         stride=geometry.stride,
         dtype=settings.dtype,
         batch_size=settings.batch_size,
+        also=also,
     )
     progress = {job: _Progress(job) for job in range(len(new))}
     with _bar(len(new)) as bar, clip_stream.ClipStream(new, geometry, settings.decoder, settings.workers) as stream:

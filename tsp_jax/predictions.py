@@ -38,7 +38,7 @@ MAX_LABELS = 1 << 16
 MAX_TOP_CLASSES = 64
 _MAX_TEXT = 1 << 12
 _MAX_SEGMENTS = 1 << 20  # of a video
-_ROUNDED = 1e-3  # times are written to the millisecond
+_ROUNDED = 1e-3  # starts of clips are written to the millisecond
 
 
 class PredictionsError(Exception):
@@ -113,7 +113,7 @@ class Predictions:
 
 
 def write(path: str | Path, predictions: Predictions) -> None:
-    """Writes a file of predictions, whole or not at all: probabilities to five decimals, times to the millisecond.
+    """Writes a file of predictions, whole or not at all: probabilities to five decimals, starts of clips to the millisecond.
 
     Raises:
       ValueError: the file would be larger than `read` accepts.
@@ -170,13 +170,13 @@ def read(path: str | Path) -> Predictions:
 
 
 def _segment_page(item: Segment) -> dict[str, Any]:
-    times = [round(item.start_sec, 3), round(item.end_sec, 3)]
+    times = [round(item.start_sec, 6), round(item.end_sec, 6)]
     return {"label": item.label, "score": round(item.score, 6), "segment": times}
 
 
 def _video_page(video: Video) -> dict[str, Any]:
     return {
-        "duration_sec": round(video.duration_sec, 3),
+        "duration_sec": round(video.duration_sec, 6),
         "damage": video.damage[:_MAX_TEXT],
         "start_sec": [round(value, 3) for value in video.start_sec.tolist()],
         "foreground": _rounded(video.foreground),
