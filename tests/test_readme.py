@@ -85,9 +85,10 @@ def test_the_commands_run_in_their_order(folder: Path, ran: Results):
         else:
             assert result.returncode == 0, (command, result.stdout, result.stderr)
     shown = [run(["python", "-c", block], folder) for block in blocks("python")]
-    assert [result.returncode for result in shown] == [0, 0], [result.stderr for result in shown]
+    assert [result.returncode for result in shown] == [0, 0, 0], [result.stderr for result in shown]
     assert "one (1, 512) 30.0" in shown[0].stdout
-    assert "(8, 16, 128, 171, 3) uint8 [0, 1, 0, 1, 0, 1, 0, 1]" in shown[1].stdout
+    assert "(1, 512) [0.] 1.0666666666666667 ClipGeometry" in shown[1].stdout and "two (1, 512) [0.]" in shown[1].stdout
+    assert "(8, 16, 128, 171, 3) uint8 [0, 1, 0, 1, 0, 1, 0, 1]" in shown[2].stdout
     assert sorted(path.name for path in (folder / "per_video").iterdir()) == ["one.pkl", "two.pkl"]
 
 

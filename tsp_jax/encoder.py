@@ -31,6 +31,7 @@ class Encoder:
     one compilation.
 
     Attributes:
+      width: numbers in a clip's features.
       batches: how many were sent to the devices.
       frames_sent: how many frames were, without padding.
       compute_sec: time during which the devices had work.
@@ -57,6 +58,7 @@ class Encoder:
           also: more encoders of the same clips; their features stand to the right of the first one's.
         """
         every = (checkpoint, *also)
+        self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
         devices = jax.local_devices()
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.

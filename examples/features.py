@@ -1,0 +1,62 @@
+"""Features of a video from Python, as cells of a notebook: `python examples/features.py [CHECKPOINT VIDEO]`.
+
+Without arguments it draws a video that changes after four seconds, and a small network of random weights.
+"""
+
+# %% A checkpoint and a video: yours, or small ones made here.
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import tsp_jax
+from tsp_jax import checkpoints, video_writing
+from tsp_jax.models import functional, tsp
+
+
+def make_checkpoint(path: Path) -> Path:
+    """The path of a checkpoint of the smallest backbone, of random weights."""
+    config = tsp.ModelConfig("r3d_tiny")
+    checkpoints.save(path, checkpoints.make(config, functional.init(config, 0), checkpoints.Origin("random weights, seed 0")))
+    return path
+
+
+def make_video(path: Path, fps: int = 30, seconds: int = 8) -> Path:
+    """The path of a video of slowly drifting waves; they turn and quicken at half its time."""
+    y, x = np.mgrid[:120, :160] / 20
+    frames = []
+    for number in range(fps * seconds):
+        late = number >= fps * seconds // 2
+        wave = np.sin(3 * y + 0.6 * number) if late else np.sin(x + 0.05 * number)
+        frames.append(np.repeat((127 + 90 * wave).astype(np.uint8)[..., None], 3, axis=2))
+    video_writing.write(path, iter(frames), fps)
+    return path
+
+
+if len(sys.argv) == 3:
+    checkpoint, video = map(Path, sys.argv[1:])
+else:
+    folder = Path(tempfile.mkdtemp())
+    checkpoint, video = make_checkpoint(folder / "checkpoint"), make_video(folder / "waves.mp4")
+    print(f"made a checkpoint and a video in {folder}")
+
+# %% The features: a row for each clip of 16 frames, 15 a second. A stride of 8 lets clips overlap by half.
+encoder = tsp_jax.load_encoder(checkpoint, stride=8, batch_size=4)
+found = encoder.extract(video)
+print(f"{video.name}: {found.array.shape[0]} clips of {found.clip_len_sec:.3f} s, {found.array.shape[1]} numbers each")
+
+# %% When the clips are.
+for start_sec, row in zip(found.start_sec, found.array, strict=True):
+    print(f"  {start_sec:5.2f} s to {start_sec + found.clip_len_sec:5.2f} s: {np.round(row[:3], 3)} …")
+
+# %% How alike clips are: cosines between rows about their mean. Where the picture changes, likeness ends.
+rows = found.array - found.array.mean(axis=0)
+rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+likeness = rows @ rows.T
+boundary = int(np.argmin(np.diag(likeness, 2))) + 1 if len(rows) > 2 else 0
+print(
+    f"the largest change is about {found.start_sec[boundary] + found.clip_len_sec / 2:.2f} s; likeness of the clips around it:"
+)
+around = slice(max(boundary - 3, 0), boundary + 4)
+print(np.array2string(likeness[around, around], precision=2, suppress_small=True))
