@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import annotations, clip_stream, clips, features, records, segments, video
+from tsp_jax import annotations, clip_stream, clips, features, predictions, records, segments, video
 
 Parts = dict[str, bytes]
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
@@ -326,7 +326,13 @@ def json_seeds(folder: Path) -> list[Seed]:
     database = {"a": {"subset": "training", "annotations": [action]}, "b": {"subset": "validation", "annotations": []}}
     (folder / "activitynet.json").write_text(json.dumps({"version": "1.3", "database": database}))
     (folder / "Run_val.txt").write_text("video_validation_0000001 1.5 20.0\nvideo_validation_0000002  0.0 3.5\n")
-    names = ("labels.json", "activitynet.json", "Run_val.txt")
+    starts, top = np.array([0.0, 1.0667]), np.array([[1, 0], [0, 1]], np.int32)
+    shown = predictions.Video(
+        2.2, "", (predictions.Segment("run", 0.5, 0.0, 1.07),), starts, np.float32([0.7, 0.2]), top, np.float32([[0.9, 0.1]] * 2)
+    )
+    run = ("a.pth", "00", "", predictions.HEADS, ("jump", "run"), (0.5,), 1.0667, 1.0667)
+    predictions.write(folder / "predictions.json", predictions.Predictions(*run, {"a": shown}))
+    names = ("labels.json", "activitynet.json", "predictions.json", "Run_val.txt")
     return [Seed({name: (folder / name).read_bytes()}, is_text=True) for name in names]
 
 
@@ -338,6 +344,8 @@ def use_json(folder: Path) -> object:
         return segments.read_label_mapping(path)
     if path.name == "activitynet.json":
         return groundtruth.read_activitynet(path, "training")
+    if path.name == "predictions.json":
+        return predictions.read(path)
     return groundtruth.read_thumos14(folder, "valid")
 
 
@@ -471,7 +479,7 @@ KINDS: dict[str, Kind] = {
     "pth": Kind(pth_seeds, use_pth, (ValueError,)),
     "video": Kind(video_seeds, use_video, (video.VideoError,), tells_where=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
-    "json": Kind(json_seeds, use_json, (ValueError,)),
+    "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),
     "records": Kind(records_seeds, use_records, (records.RecordsError,)),
     "frames": Kind(frames_seeds, use_frames, (ValueError,), tells_where=False),

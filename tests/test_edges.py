@@ -50,6 +50,14 @@ COMMANDS: dict[str, list[str]] = {
         "export IN --output o",
         "export good.h5 --output OUT",
     ],
+    "tsp_jax.predict": [
+        "--checkpoint IN --videos videos --output p.json",
+        "--checkpoint model --gvf_checkpoint IN --videos videos --output p.json",
+        "--checkpoint model --videos IN --output p.json",
+        "--checkpoint model --features IN --output p.json",
+        "--checkpoint model --features good.h5 --labels IN --output p.json",
+        "--checkpoint model --features good.h5 --head action --output OUT",
+    ],
     "tsp_jax.train": [
         "--config IN --workdir w",
         "--config configs/synthetic_tsp.py --workdir w --config.data.folder=IN",
