@@ -327,9 +327,9 @@ def json_seeds(folder: Path) -> list[Seed]:
     (folder / "activitynet.json").write_text(json.dumps({"version": "1.3", "database": database}))
     (folder / "Run_val.txt").write_text("video_validation_0000001 1.5 20.0\nvideo_validation_0000002  0.0 3.5\n")
     starts, top = np.array([0.0, 1.0667]), np.array([[1, 0], [0, 1]], np.int32)
-    shown = predictions.Video(
-        2.2, "", (predictions.Segment("run", 0.5, 0.0, 1.07),), starts, np.float32([0.7, 0.2]), top, np.float32([[0.9, 0.1]] * 2)
-    )
+    segment = predictions.Segment("run", 0.5, 0.0, 1.07)
+    foreground, probabilities = np.float32([0.7, 0.2]), np.float32([[0.9, 0.1]] * 2)
+    shown = predictions.Video(2.2, "", (segment,), starts, foreground, top, probabilities)
     run = ("a.pth", "00", "", predictions.HEADS, ("jump", "run"), (0.5,), 1.0667, 1.0667)
     predictions.write(folder / "predictions.json", predictions.Predictions(*run, {"a": shown}))
     names = ("labels.json", "activitynet.json", "predictions.json", "Run_val.txt")
