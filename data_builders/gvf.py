@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--features", required=True, help="a file that `python -m tsp_jax.extract` wrote")
-    add("--pool", required=True, choices=list(features.POOLS), help="the paper's recipes use max; mean is an ablation")
+    add("--pool", required=True, choices=list(features.POOLS), help="the paper's recipes use max; avg is an ablation")
     add("--output", required=True, help="the HDF5 file to write")
     return parser.parse_args(arguments)
 

@@ -43,6 +43,7 @@ def recipe(name: str, arguments: str | None = None) -> config.Recipe:
         ("anet_tsp", "backbone=r3d_18,gvf=none,labels=temporal_region"),
         ("thumos14_tsp", "backbone=r3d_18,labels=temporal_region"),
         ("anet_tac", "backbone=r3d_18"),
+        ("folder_tsp", "classes=7,backbone=r3d_18,gvf=none,downscale=4"),
     ],
 )
 def test_page_builds_its_step(name: str, arguments: str | None) -> None:
@@ -145,6 +146,8 @@ def test_mistakes_in_page_arguments_are_told_together() -> None:
         "  backbone=r3d: expected one of r2plus1d_34, r2plus1d_18, r3d_18",
         "  downscal=2: unknown; this page takes backbone, gvf, labels, downscale",
     ]
+    with pytest.raises(ValueError, match=r"classes=0: expected one of 1, …, 10000$"):
+        page("folder_tsp", "classes=0")
 
 
 def test_misspelt_section_is_a_type_error() -> None:

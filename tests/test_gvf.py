@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return {name: file[name][()] for name in file}
 
 
-@pytest.mark.parametrize(("how", "expected"), [("max", np.max), ("mean", np.mean)])
+@pytest.mark.parametrize(("how", "expected"), [("max", np.max), ("avg", np.mean)])
 def test_pooled_features_are_numpys(how: str, expected, extracted: Path, tmp_path: Path):
     assert run(extracted, tmp_path / "gvf.h5", how) == 0
     pooled = read(tmp_path / "gvf.h5")
@@ -56,11 +56,11 @@ def test_layout_is_the_originals(extracted: Path, shared: Path, tmp_path: Path):
 
 
 def test_file_says_how_it_was_made(extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert run(extracted, tmp_path / "gvf.h5", "mean") == 0
+    assert run(extracted, tmp_path / "gvf.h5", "avg") == 0
     with h5py.File(tmp_path / "gvf.h5") as file:
-        assert dict(file.attrs) == {"pool": b"mean", "checkpoint": b"seed 0", "checkpoint_sha256": b"00", "stride": 16}
+        assert dict(file.attrs) == {"pool": b"avg", "checkpoint": b"seed 0", "checkpoint_sha256": b"00", "stride": 16}
     printed = capsys.readouterr()
-    assert "mean over clips of 3 videos, 512 numbers each; 0 left out" in printed.out
+    assert "avg over clips of 3 videos, 512 numbers each; 0 left out" in printed.out
     assert "note: 名前: cut off; the feature is of the clips that were read" in printed.err
 
 

@@ -164,12 +164,12 @@ def test_the_same_command_again_decodes_nothing_and_a_workdir_is_a_checkpoint(fo
 
 
 def test_without_the_start_weights_own_features_are_pooled_and_a_note_says_so(folder: Path, tmp_path: Path, capsys):
-    assert predict.main(command(folder, tmp_path / "p.json", "--features", folder / "tsp_gvf.h5", "--gvf", "mean")) == 0
+    assert predict.main(command(folder, tmp_path / "p.json", "--features", folder / "tsp_gvf.h5", "--gvf", "avg")) == 0
     told = capsys.readouterr()
     assert "the head never saw" in told.err and "class numbers stand for the labels" in told.err
     assert "not those of a trained detector" in told.out
     found = predictions.read(tmp_path / "p.json")
-    assert found.gvf == "mean over the clips' features of tsp_gvf" and found.labels == ("0", "1", "2")
+    assert found.gvf == "avg over the clips' features of tsp_gvf" and found.labels == ("0", "1", "2")
 
 
 @pytest.mark.parametrize(("name", "flags"), [("tsp", []), ("tac", []), ("region", ["--head", "temporal_region"])])

@@ -505,7 +505,8 @@ def test_commands_of_the_readme_train(
     blocks = re.findall(r"^```bash\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
     commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "videos").symlink_to(data / "videos")
+    for name in ("videos", "standard"):
+        (tmp_path / name).symlink_to(data / "videos")
     mains: dict[str, Callable[[Sequence[str]], int]] = {
         "tsp_jax.extract": extract.main,
         "data_builders.gvf": gvf.main,

@@ -294,7 +294,8 @@ def page_arguments(text: str | None, **choices: Sequence[Any]) -> types.SimpleNa
         if value in options:
             chosen[name] = options[value]
         elif name in choices:
-            wrong.append(f"{name}={value}: expected one of {', '.join(options)}")
+            known = list(options) if len(options) < 10 else [next(iter(options)), "…", list(options)[-1]]
+            wrong.append(f"{name}={value}: expected one of {', '.join(known)}")
         else:
             wrong.append(f"{argument}: unknown; this page takes {', '.join(choices)}")
     if wrong:

@@ -45,7 +45,7 @@ _IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "
 # The mean adds up float32 rows in their order, as numpy does and as the original did.
 POOLS: dict[str, Callable[[Float32[np.ndarray, "n f"]], Float32[np.ndarray, " f"]]] = {
     "max": lambda rows: np.max(rows, axis=0),
-    "mean": lambda rows: np.mean(rows, axis=0),
+    "avg": lambda rows: np.mean(rows, axis=0),
 }
 
 Attributes = dict[str, Any]
