@@ -332,7 +332,11 @@ def _activitynet_action(item: Any, where: str, faults: list[str]) -> Action:
 
 def _print_summary(output: str, rows: Sequence[segments.Segment], how: str) -> None:
     actions = [row for row in rows if row.temporal_region == segments.ACTION]
-    strange = sum(not 0 <= row.start_sec < row.end_sec <= row.video_duration_sec for row in actions)
+    strange = sum(
+        not 0 <= row.start_sec < row.end_sec <= row.video_duration_sec + segments.BEYOND_END_SEC
+        or row.start_sec >= row.video_duration_sec
+        for row in actions
+    )
     print(
         f"{output}: {len(actions)} actions of {len({row.action_label for row in actions})} classes and "
         f"{len(rows) - len(actions)} background segments ({how}) in {len({row.filename for row in rows})} videos"

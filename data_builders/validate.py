@@ -16,8 +16,6 @@ import tqdm
 from data_builders import metadata
 from tsp_jax import cli, segments, video
 
-# Annotators mark tenths of a second, and containers round their duration: less than this beyond the end is no fault.
-_BEYOND_END_SEC = 0.1
 _OVERLAP_SEC = 1e-6
 _RELATIVE_ERROR = 1e-4  # of fps: 29.97 may stand for 30000/1001, but 30 may not
 
@@ -185,7 +183,7 @@ def _time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterato
         yield Finding(
             line, f"t-start {start_sec} s lies beyond the video's {duration_sec} s; remove or correct the row", lenient
         )
-    elif max(start_sec, end_sec) > duration_sec + _BEYOND_END_SEC:
+    elif max(start_sec, end_sec) > duration_sec + segments.BEYOND_END_SEC:
         yield Finding(line, f"t-end {end_sec} s exceeds the video's {duration_sec} s; clip it or correct the row", lenient)
 
 

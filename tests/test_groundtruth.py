@@ -264,6 +264,14 @@ def test_csv_may_name_files_or_videos_and_a_subset(tmp_path: Path):
     ]
 
 
+def test_actions_that_leave_their_video_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    metadata = write_metadata(tmp_path / "m.csv", {"a.mp4": 3.0})
+    for end_sec, told in [(3.05, False), (3.5, True)]:  # a rounded end is no fault, as `validate` sees it
+        source = write_csv(tmp_path / "a.csv", [("a", 0.0, 1.0, "Jump"), ("a", 2.0, end_sec, "Jump")])
+        assert run("csv", source, metadata, tmp_path / "out.csv") == 0
+        assert ("  1 actions are empty, reversed or leave their video" in capsys.readouterr().out) == told
+
+
 def test_video_listed_without_actions_is_background_under_union_alone(tmp_path: Path):
     source = write_json(tmp_path / "a.json", [("a", 0.0, 3.0, "Jump")], empty=("b",))
     metadata = write_metadata(tmp_path / "m.csv", {"a.mp4": 3.0, "b.mp4": 9.0, "c.mp4": 9.0})

@@ -246,6 +246,8 @@ def test_videos_without_global_features_are_named(data: Path, tmp_path: Path):
     features.write_global_features(tmp_path / "gvf.h5", {"one": np.zeros(4, np.float32)}, {})
     with pytest.raises(records.RecordsError, match=r"gvf.h5: no global feature of 2 of 3 videos, such as two, three"):
         input_pipeline.open_split(data, "train", gvf=tmp_path / "gvf.h5")
+    with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; .*`python -m data_builders.gvf` writes"):
+        input_pipeline.open_split(data, "train", gvf=tmp_path / "none.h5")
 
 
 def test_a_clip_is_described_by_video_second_label_and_line(split: input_pipeline.Split):

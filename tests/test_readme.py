@@ -35,6 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ["one", "two"]:
         media.write(folder / "videos" / f"{name}.mp4", frames=40)
     _write_activitynet(folder)
+    names = [f"synthetic_0_{number:05d}.mp4" for number in range(5)]  # of the data set that the commands before draw
+    rows = [f"{name},1.0,2.5,jump,{'train' if number < 4 else 'valid'}\n" for number, name in enumerate(names)]
+    (folder / "mine.csv").write_text("".join(["filename,t-start,t-end,action-label,subset\n", *rows]))
     return folder
 
 

@@ -318,6 +318,11 @@ def _local_size(global_batch_size: int, process_index: int, process_count: int) 
 
 
 def _join(index: records.Index, path: str | Path) -> Float32[np.ndarray, "v f"]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; expected the videos' global features, which `python -m data_builders.gvf` writes, or "
+            "data.gvf empty for a model without"
+        )
     vectors = features.read_global_features(path)
     names = [annotations.video_name(Path(filename)) for filename in index.video_filename]
     missing = [name for name in names if name not in vectors]
