@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import linear_probe
-from tsp_jax import features, segments
+from tsp_jax import features, linear_probe, segments
 
 FRAMES, FPS = 900, 30.0  # 30 s
 CLIP_SEC = 16 / 15

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float
 
-from tsp_jax import annotations, clips, features, segments
+from tsp_jax import annotations, cli, features, segments
 
 PENALTY = 1e-3  # half of it times the squared length of the weights joins the mean loss
 _MARGIN_SEC = 1e-6  # times in CSV files are rounded
@@ -37,6 +37,7 @@ class Score:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 a file can't be used, 2 wrong use."""
     options = _parse(arguments)
+    cli.show_any_name()
     scores = []
     try:
         truth, test_truth = (segments.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
@@ -64,20 +65,19 @@ def labelled_clips(
 
     Raises:
       FeatureFileError: no feature file, or it lacks a video of the ground truth.
-      ValueError: only one of the two temporal regions has clips.
+      ValueError: only one of the two temporal regions has clips, or a clip holds a value that is not finite.
     """
-    of_video: dict[str, list[segments.Segment]] = collections.defaultdict(list)
-    for item in truth:
-        of_video[annotations.video_name(Path(item.filename))].append(item)
     rows: list[np.ndarray] = []
     acting: list[np.ndarray] = []
-    for name, items in of_video.items():
+    for name, items in by_video(truth).items():
         video = features.read(path, name)
-        starts_sec, length_sec = clip_times(video)
+        times = features.clip_times(video)
         for item in items:
-            inside = (starts_sec >= item.start_sec - _MARGIN_SEC) & (starts_sec + length_sec <= item.end_sec + _MARGIN_SEC)
-            rows.append(video.features[inside])
-            acting.append(np.full(np.count_nonzero(inside), item.temporal_region == segments.ACTION))
+            found = video.features[within(times, item)]
+            if not np.all(np.isfinite(found)):
+                raise ValueError(f"{path} (video {name!r}): expected finite features, found NaN or infinity; extract it again")
+            rows.append(found)
+            acting.append(np.full(len(found), item.temporal_region == segments.ACTION))
     found, labels = np.concatenate(rows or [np.zeros((0, 1))]), np.concatenate(acting or [np.zeros(0, bool)])
     if not 0 < np.count_nonzero(labels) < len(labels):
         raise ValueError(
@@ -87,12 +87,18 @@ def labelled_clips(
     return found.astype(np.float64), labels
 
 
-def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
-    """When each row's clip starts, and how long all of them are, in seconds."""
-    found = video.attributes
-    grid = clips.resampled(int(found["frames"]), float(found["fps"]), float(found["frame_rate"]))
-    numbers = np.concatenate([np.arange(*pair) for pair in np.asarray(found["clip_ranges"]).tolist()])
-    return grid[numbers * int(found["stride"])] / float(found["fps"]), int(found["clip_len"]) / float(found["frame_rate"])
+def by_video(truth: Sequence[segments.Segment]) -> dict[str, list[segments.Segment]]:
+    """The segments of each video, by the name of its features."""
+    of_video: dict[str, list[segments.Segment]] = collections.defaultdict(list)
+    for item in truth:
+        of_video[annotations.video_name(Path(item.filename))].append(item)
+    return dict(of_video)
+
+
+def within(times: tuple[Float[np.ndarray, " n"], float], segment: segments.Segment) -> Bool[np.ndarray, " n"]:
+    """Which clips, of these starts and this length in seconds, lie in a segment from their first moment to their last."""
+    starts_sec, length_sec = times
+    return (starts_sec >= segment.start_sec - _MARGIN_SEC) & (starts_sec + length_sec <= segment.end_sec + _MARGIN_SEC)
 
 
 def score(
@@ -130,9 +136,9 @@ def fit(inputs: Float[np.ndarray, "n f"], labels: Bool[np.ndarray, " n"]) -> tup
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.linear_probe",
+        prog="python -m tsp_jax.linear_probe",
         description=__doc__,
-        epilog="example: python -m benchmarks.linear_probe --features tsp_train.h5 --groundtruth train.csv "
+        epilog="example: python -m tsp_jax.linear_probe --features tsp_train.h5 --groundtruth train.csv "
         "--test_features tsp_test.h5 --test_groundtruth test.csv",
     )
     add = parser.add_argument
