@@ -1,0 +1,245 @@
+"""What a report says of one video: a row of the list, and pictures along its time."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from tsp_jax import features, figures, predictions, segments, video
+
+THUMBNAILS = 10
+MATRIX_CLIPS = 200  # a matrix has at most as many rows
+LISTED_CLASSES = 5
+LISTED_SEGMENTS = 20  # of the predictions, and of the ground truth in the table
+DRAWN_SEGMENTS = 200
+LANES = 4  # of segments that overlap
+OTHER = -1  # in place of a class's colour: grey, for those that have none of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A segment on a scale: percentages from its left end, the lane (-1: no room), the colour's number, and what it is."""
+
+    left: float
+    width: float
+    lane: int
+    colour: int
+    label: str
+    start_sec: float
+    end_sec: float
+    score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Similarity of the clips by one model: the picture, the values of its extreme shades, its scale of time."""
+
+    model: str
+    image: str
+    low: float
+    high: float
+    every: int
+    start_sec: float
+    end_sec: float
+    bars: list[Bar]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probability:
+    """Foreground over time: a line's points on a field of 1000 by 100, and what they say."""
+
+    points: str
+    mean: float
+    highest: float
+    highest_sec: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What is drawn of a video; empty or None where there is nothing to draw from."""
+
+    truth: list[Bar]
+    predictions: list[Bar]
+    probability: Probability | None
+    strip: str
+    matrices: list[Matrix]
+    ticks: list[tuple[float, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A video; None for what no file tells, and for pictures of a video that gets none."""
+
+    name: str
+    duration_sec: float
+    clips: int
+    actions: int | None
+    predicted: int | None
+    classes: list[tuple[str, float]]
+    pictures: Pictures | None
+
+
+def describe(
+    by_model: Mapping[str, features.VideoFeatures],
+    truth: Sequence[segments.Segment] | None,
+    predicted: predictions.Predictions | None,
+    colours: Mapping[str, int],
+    strip: str | None,
+) -> Part:
+    """All that the page says of a video.
+
+    Args:
+      by_model: its features, by the names of the models; at least one.
+      truth: its segments.
+      predicted: of it and others.
+      colours: of classes; those without one are `OTHER`.
+      strip: its frames as a data URI, or empty; None for a video without pictures.
+    """
+    found = next(iter(by_model.values()))
+    actions = None if truth is None else [item for item in truth if item.temporal_region == segments.ACTION]
+    said = predicted.videos.get(found.name) if predicted else None
+    part = Part(
+        name=found.name,
+        duration_sec=float(found.attributes["frames"]) / float(found.attributes["fps"]),
+        clips=len(found.features),
+        actions=None if actions is None else len(actions),
+        predicted=len(said.segments) if said else None,
+        classes=_classes(said, predicted.labels) if said and predicted else [],
+        pictures=None,
+    )
+    if strip is None:
+        return part
+    spans = [(item.start_sec, item.end_sec, item.action_label, None) for item in actions or []]
+    best = [
+        (item.start_sec, item.end_sec, item.label, item.score) for item in (said.segments[:LISTED_SEGMENTS] if said else ())
+    ]
+    matrices = [matrix(model, item, spans, colours) for model, item in by_model.items()]
+    pictures = Pictures(
+        truth=bars(spans, colours, 0.0, part.duration_sec),
+        predictions=bars(best, colours, 0.0, part.duration_sec),
+        probability=_probability(said, predicted.clip_len_sec, part.duration_sec) if said and predicted else None,
+        strip=strip,
+        matrices=[item for item in matrices if item],
+        ticks=_ticks(part.duration_sec),
+    )
+    return dataclasses.replace(part, pictures=pictures)
+
+
+def frames(path: Path) -> tuple[str, str]:
+    """Frames of a video along its time as a data URI, and what was wrong with it, or empty.
+
+    Raises:
+      VideoError: it can't be read.
+    """
+    scanned = video.scan(path)
+    for _ in range(2):
+        count = len(scanned.timeline.pts)
+        chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
+        needed = np.zeros(count, bool)
+        needed[chosen] = True
+        reader = video.Reader(scanned, needed)
+        found = dict(reader)
+        if not reader.misdated:
+            break
+        scanned = video.rescan(scanned)
+    return figures.strip([found.get(number) for number in chosen.tolist()]), reader.damage
+
+
+def finite(found: features.VideoFeatures) -> Bool[np.ndarray, " n"]:
+    """Which clips hold neither NaN nor infinity."""
+    return np.all(np.isfinite(found.features), axis=1)
+
+
+def time(seconds: float) -> str:
+    """Seconds as 12.5 s below a minute, and as 2:05 above."""
+    return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
+
+
+def bars(
+    spans: Iterable[tuple[float, float, str, float | None]], colours: Mapping[str, int], start_sec: float, end_sec: float
+) -> list[Bar]:
+    """Segments (start, end, label, score) as bars on a scale of time, cut off where it ends; overlapping ones lie in lanes."""
+    found: list[Bar] = []
+    lanes: list[list[tuple[float, float]]] = [[] for _ in range(LANES)]
+    scale = 100 / max(end_sec - start_sec, 1e-9)
+    for begin, end, label, score in spans:
+        left, right = max(begin, start_sec), min(end, end_sec)
+        if right <= left:
+            continue
+        free = (place for place, taken in enumerate(lanes) if all(right <= a or left >= b for a, b in taken))
+        lane = next(free, -1) if len(found) < DRAWN_SEGMENTS else -1
+        if lane >= 0:
+            lanes[lane].append((left, right))
+        place, width = (left - start_sec) * scale, (right - left) * scale
+        found.append(Bar(place, width, lane, colours.get(label, OTHER), label, begin, end, score))
+    return found
+
+
+def matrix(
+    model: str,
+    found: features.VideoFeatures,
+    spans: Iterable[tuple[float, float, str, float | None]],
+    colours: Mapping[str, int],
+) -> Matrix | None:
+    """Cosine similarity of a video's clips, each with each; None where there are fewer than two."""
+    numbers = features.clip_numbers(found)
+    if len(numbers) < 2:
+        return None
+    every = math.ceil((int(numbers[-1]) + 1) / MATRIX_CLIPS)
+    kept = (numbers % every == 0) & finite(found)
+    count = int(numbers[-1]) // every + 1
+    rows = np.full((count, found.features.shape[1]), np.nan)
+    rows[numbers[kept] // every] = found.features[kept]
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(length > 0, length, np.nan)
+    values = unit @ unit.T
+    different = values[np.isfinite(values) & ~np.eye(count, dtype=bool)]
+    if not len(different):
+        return None
+    low, high = (float(value) for value in np.percentile(different, (1, 99)))
+    # A clip stands for the time around its middle.
+    frame_rate = float(found.attributes["frame_rate"])
+    hop_sec = every * int(found.attributes["stride"]) / frame_rate
+    start_sec = (int(found.attributes["clip_len"]) / frame_rate - hop_sec) / 2
+    end_sec = start_sec + count * hop_sec
+    edge = bars(spans, colours, start_sec, end_sec)
+    return Matrix(model, figures.matrix(values, low, high), low, high, every, start_sec, end_sec, edge)
+
+
+def _classes(said: predictions.Video, labels: Sequence[str]) -> list[tuple[str, float]]:
+    """Classes by falling mean probability over a video's clips, which weigh as their foreground does."""
+    if said.top_classes is None or said.top_probabilities is None or not len(said.top_classes):
+        return []
+    weight = np.ones(len(said.top_classes)) if said.foreground is None else said.foreground.astype(np.float64)
+    share = weight / max(weight.sum(), 1e-12)
+    sums = np.bincount(said.top_classes.ravel(), (said.top_probabilities * share[:, None]).ravel(), len(labels))
+    order = [int(place) for place in np.argsort(-sums, kind="stable")[:LISTED_CLASSES]]
+    return [(labels[place], float(sums[place])) for place in order if sums[place] > 0]
+
+
+def _probability(said: predictions.Video, clip_len_sec: float, duration_sec: float) -> Probability | None:
+    """Foreground over time, of a model that tells it; a clip stands for its middle."""
+    if said.foreground is None or not len(said.foreground):
+        return None
+    middle_sec, values = said.start_sec + clip_len_sec / 2, said.foreground.astype(np.float64)
+    best = int(np.argmax(values))
+    x, y = figures.thinned(1000 * middle_sec / duration_sec, 100 * (1 - values))
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return Probability(points, float(values.mean()), float(values[best]), float(middle_sec[best]))
+
+
+def _ticks(duration_sec: float) -> list[tuple[float, str]]:
+    """Marks on a video's scale of time: place in percent, and label."""
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+    step = next((step for step in steps if duration_sec / step <= 8), 3600 * math.ceil(duration_sec / 3600 / 8))
+    marks = np.arange(0, 0.95 * duration_sec, step)  # a label has to fit before the end
+    return [(100 * mark / duration_sec, f"{mark:.0f} s" if duration_sec < 120 else _clock(mark)) for mark in marks.tolist()]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
