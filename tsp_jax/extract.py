@@ -20,7 +20,7 @@ import tqdm
 from jaxtyping import Float32
 
 import tsp_jax
-from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, features, segments, video
+from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, features, memory, segments, video
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use."""
     options = _parse(arguments)
     cli.show_any_name()
+    memory.keep_freed()
     try:
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)

@@ -10,11 +10,9 @@ A batch is a dict of arrays, `b` of this process's rows:
   segment, place   int32 [b], the clip's row in the split's index and its place on the video's grid; -1 as above
 """
 
-import ctypes
 import dataclasses
 import functools
 import math
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +23,11 @@ import tensorflow_datasets as tfds
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from tsp_jax import annotations, features, records, segments, transforms
+from tsp_jax import annotations, features, memory, records, segments, transforms
 
 Batch = dict[str, np.ndarray]
 VALID_CLIPS = 5  # of each segment, evenly spaced: the original's
 _WINDOWS = tuple(resized - cropped + 1 for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 _CENTRE = tuple(round((resized - cropped) / 2) for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
 
 
@@ -275,7 +272,7 @@ def _rows_of_process(
 def _read_ahead(
     rows: grain.MapDataset, local: int, split: Split, start_step: int, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
-    _keep_freed_memory()
+    memory.keep_freed()
     # A batch is one element before anything runs in parallel: neither workers nor threads can change what stands in it.
     batches = rows.batch(local, batch_fn=list).map(lambda clips: read_clips(split, clips))[start_step:]
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
@@ -288,17 +285,7 @@ def _read_ahead(
 
 
 def _begin_worker(worker_index: int, worker_count: int) -> None:
-    _keep_freed_memory()
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next record: giving back and taking a megabyte a clip halves the speed."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    for option, size in ((_M_MMAP_THRESHOLD, 1 << 25), (_M_TRIM_THRESHOLD, 1 << 28), (_M_TOP_PAD, 1 << 24)):
-        mallopt(option, size)
+    memory.keep_freed()
 
 
 def _valid_clip(index: records.Index, segment: int, number: int) -> Clip:

@@ -31,7 +31,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Float64, Int64
 
-from tsp_jax import annotations, checkpoints, cli, extract, features, predictions, segments
+from tsp_jax import annotations, checkpoints, cli, extract, features, memory, predictions, segments
 from tsp_jax.models import functional, video_resnet
 
 _ROWS_AT_ONCE = 256  # one shape to compile, whatever a video's number of clips
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use, 130 interrupted."""
     options = _parse(arguments)
     cli.show_any_name()
+    memory.keep_freed()
     try:
         model = checkpoints.open_any(options.checkpoint)
         heads = head_names(model, options.head)

@@ -31,6 +31,7 @@ from tsp_jax import (
     files,
     input_pipeline,
     interruption,
+    memory,
     metrics,
     optim,
     records,
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 the run failed, 2 wrong use, 130 interrupted."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     cli.show_any_name()
+    memory.keep_freed()
     stop = interruption.Interruption()
     try:
         with stop:
