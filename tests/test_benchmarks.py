@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import media
+from benchmarks import convolutions
+from tsp_jax import checkpoints
+from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,3 +35,13 @@ def test_the_input_pipelines_benchmark_compares_and_tells_what_bounds_it(tmp_pat
         assert len(values) == 2 and min(values) > 0
         assert f"| {name} | " in result.stdout
     assert "Bound by: " in result.stdout
+
+
+def test_convolutions_are_those_of_the_backbones():
+    shapes = set()
+    for backbone in ("r3d_18", "r2plus1d_34"):
+        params = checkpoints.flatten(functional.shapes(tsp.ModelConfig(backbone))["params"])
+        shapes |= {
+            leaf.shape for key, leaf in params.items() if len(leaf.shape) == 5 and "stem" not in key and "downsample" not in key
+        }
+    assert {kernel for _, kernel, _ in convolutions.layers()} == shapes

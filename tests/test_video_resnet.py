@@ -4,7 +4,7 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from tsp_jax import checkpoints
-from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.models import convolution, functional, tsp, video_resnet
 
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 # No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
@@ -111,7 +111,7 @@ def test_convolution_and_its_gradients_are_those_of_torch(
     torch = reference.torch
     random = np.random.RandomState(0)
     weight = torch.tensor(random.standard_normal((4, 3, *kernel)), requires_grad=True)
-    ours = quick_jit(lambda x, weight: video_resnet.convolve(x, weight, stride))
+    ours = quick_jit(lambda x, weight: convolution.convolve(x, weight, stride))
     for t, h, w in ((1, 7, 6), (2, 8, 5), (3, 5, 7), (5, 1, 9), (4, 7, 7)):
         x = torch.tensor(random.standard_normal((2, 3, t, h, w)), requires_grad=True)
         y = torch.nn.functional.conv3d(x, weight, stride=stride, padding=tuple(size // 2 for size in kernel))
@@ -119,7 +119,7 @@ def test_convolution_and_its_gradients_are_those_of_torch(
         reference.assert_close(ours(*arguments), channels_last(y), EXACT)
 
     def loss(x: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.sum(video_resnet.convolve(x, weight, stride) ** 2)
+        return jnp.sum(convolution.convolve(x, weight, stride) ** 2)
 
     (y**2).sum().backward()
     found = quick_jit(jax.grad(loss, argnums=(0, 1)))(*arguments)
@@ -129,7 +129,7 @@ def test_convolution_and_its_gradients_are_those_of_torch(
 
 def test_temporal_convolution_that_strides_in_space_is_refused() -> None:
     with pytest.raises(ValueError, match=r"strides in time alone; got stride \(1, 2, 1\)"):
-        video_resnet.convolve(jnp.zeros((1, 3, 4, 4, 2)), jnp.zeros((3, 1, 1, 2, 2)), (1, 2, 1))
+        convolution.convolve(jnp.zeros((1, 3, 4, 4, 2)), jnp.zeros((3, 1, 1, 2, 2)), (1, 2, 1))
 
 
 @pytest.mark.torch
@@ -324,7 +324,7 @@ def test_float32_program_has_only_2d_convolutions_of_highest_precision(backbone:
     config = tsp.ModelConfig(backbone, (200, 2))
     shapes = functional.shapes(config)
     clips = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32)
-    program = jax.jit(functional.evaluate, static_argnums=0).lower(config, shapes, clips).as_text()
+    program = accelerators_program(functools.partial(functional.evaluate, config), shapes, clips)
     kernels = sum(len(leaf.shape) in (2, 5) for leaf in jax.tree.leaves(shapes["params"]))
     assert check_products(program) == kernels
 
@@ -338,7 +338,7 @@ def test_float32_gradients_have_only_2d_convolutions_of_highest_precision() -> N
         _, logits, _ = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips)
         return logits[0].sum() + logits[1].sum()
 
-    program = jax.jit(jax.grad(loss)).lower(shapes["params"], shapes["batch_stats"], clips).as_text()
+    program = accelerators_program(jax.grad(loss), shapes["params"], shapes["batch_stats"], clips)
     kernels = sum(len(leaf.shape) in (2, 5) for leaf in jax.tree.leaves(shapes["params"]))
     # One product forward and two backward for each kernel; but the clips need no gradient, nor a sum the logits' values.
     assert check_products(program) == 3 * kernels - 1 - len(config.label_counts)
@@ -351,6 +351,11 @@ def test_bfloat16_program_convolves_in_bfloat16() -> None:
     convolutions = re.findall(r"stablehlo\.convolution.*", program)
     assert len(convolutions) == 37
     assert all(convolution.count("xbf16>") == 3 for convolution in convolutions)
+
+
+def accelerators_program(function: Callable[..., Any], *arguments: Any) -> str:
+    """StableHLO text of what runs on a GPU; a CPU has convolutions of its own (`test_convolution.py`)."""
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def check_products(program: str) -> int:

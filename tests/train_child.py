@@ -63,18 +63,25 @@ def train(
     **options: Any,
 ) -> tuple[train_step.TrainState, list[train_step.StepMetrics]]:
     """The state after a step on each batch, and what the steps saw."""
+    program, state = compiled(config, variables, batches[0], stem_lr, **options)
+    seen = []
+    for batch in batches:
+        state, step_metrics = program(state, batch)
+        seen.append(step_metrics)
+    return state, seen
+
+
+def compiled(
+    config: tsp.ModelConfig, variables: functional.Variables, batch: Mapping[str, Any], stem_lr: float = 0.0, **options: Any
+) -> tuple[Any, train_step.TrainState]:
+    """The step's program, and the state before the first step."""
     optimizer = optim.sgd(**RATES, **SCHEDULE, stem_lr=stem_lr)
     options = {"heads": HEADS, "alphas": ALPHAS, "dtype": jnp.float64, "prepare": clips_of, **options}
     step = train_step.make_train_step(config, optimizer, **options)
     state = train_step.init_state(jax.tree.map(jnp.asarray, variables), optimizer)
     if options.get("mesh") is not None:
         state = jax.device_put(state, sharding.replicated(options["mesh"]))
-    program = step.lower(state, batches[0]).compile(compiler_options=QUICK)
-    seen = []
-    for batch in batches:
-        state, step_metrics = program(state, batch)
-        seen.append(step_metrics)
-    return state, seen
+    return step.lower(state, batch).compile(compiler_options=QUICK), state
 
 
 def results(state: train_step.TrainState, seen: list[train_step.StepMetrics]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation: pure, jitted, over one device or a mesh of many."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -172,7 +173,9 @@ def make_train_step(
             mapped = jax.shard_map(gradient_of_devices, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
             grads, batch_stats, counts, loss = mapped(state.variables, batch)
         else:
-            grads, batch_stats, counts, loss = gradient(state.variables, batch, devices)
+            # Tells the convolutions that the batch is split: see `convolution.convolve`.
+            with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                grads, batch_stats, counts, loss = gradient(state.variables, batch, devices)
         params, opt_state = optimizer.update(state.variables["params"], grads, state.opt_state)
         norm = optim.norm(grads)
         step_metrics = StepMetrics(counts, loss, norm, jnp.isfinite(loss) & jnp.isfinite(norm))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tsp_jax.models import video_resnet
+from tsp_jax.models import convolution, video_resnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,5 +93,5 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b c2"]:
-        precision = video_resnet.matmul_precision(x.dtype)
+        precision = convolution.matmul_precision(x.dtype)
         return jnp.matmul(x, self.weight[...].astype(x.dtype), precision=precision) + self.bias[...].astype(x.dtype)

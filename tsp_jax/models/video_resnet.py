@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tsp_jax.models import convolution
+
 WIDTHS = (64, 128, 256, 512)  # of layer1 to layer4 in the three published backbones
 
 
@@ -188,60 +190,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
         del train
-        return convolve(x, self.weight[...].astype(x.dtype), self.stride)
+        return convolution.convolve(x, self.weight[...].astype(x.dtype), self.stride)
 
 
 def normal(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Standard normal draws, float32; flat at first: on a CPU, XLA compiles a draw of five axes ten times slower."""
     return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
-
-
-def convolve(
-    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: tuple[int, int, int]
-) -> Float[Array, "b t2 h2 w2 c2"]:
-    """A 3-D convolution, padded by half its kernel, as one 2-D convolution.
-
-    Spatial kernels run over (b t, h, w), temporal ones over (b, t, h w), and a kernel that spans both runs over the shifted
-    frames joined along the channels. Exact. XLA's 3-D convolutions take about twice the time on a CPU, and are held to the
-    NCHW layout on NVIDIA GPUs.
-    """
-    kt, kh, kw, _, width = kernel.shape
-    st, sh, sw = stride
-    if kh == kw == 1 and kt > 1:
-        if sh != 1 or sw != 1:
-            raise ValueError(f"a temporal convolution strides in time alone; got stride {stride}")
-        b, t, h, w, c = x.shape
-        y = convolve_2d(x.reshape(b, t, h * w, c), kernel[:, 0], (st, 1))
-        return y.reshape(b, y.shape[1], h, w, width)
-    if kt == 1:
-        x = x[:, ::st]
-    else:
-        t_out = (x.shape[1] - 1) // st + 1
-        x = jnp.pad(x, ((0, 0), (kt // 2, kt // 2), (0, 0), (0, 0), (0, 0)))
-        x = jnp.concatenate([x[:, i : i + (t_out - 1) * st + 1 : st] for i in range(kt)], axis=-1)
-    b, t, h, w, c = x.shape
-    kernel = jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, c, width)
-    y = convolve_2d(x.reshape(b * t, h, w, c), kernel, (sh, sw))
-    return y.reshape(b, t, *y.shape[1:])
-
-
-def convolve_2d(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c c2"], stride: tuple[int, int]
-) -> Float[Array, "n h2 w2 c2"]:
-    """A 2-D convolution padded by half its kernel; float32 products are float32 on every device."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        stride,
-        [(k // 2, k // 2) for k in kernel.shape[:2]],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=matmul_precision(x.dtype),
-    )
-
-
-def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
-    """HIGHEST from float32 up, where GPU and TPU would round factors to TF32 or bfloat16; the native product below."""
-    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else jax.lax.Precision.DEFAULT
 
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:

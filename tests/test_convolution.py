@@ -1,0 +1,139 @@
+"""Tests of the convolutions: the numbers of a plain 3-D convolution, and which programs they are on each platform."""
+
+import functools
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tsp_jax.models import convolution
+
+KERNELS = {
+    "spatial": ((1, 3, 3), (1, 1, 1)),
+    "spatial strided": ((1, 3, 3), (1, 2, 2)),
+    "temporal": ((3, 1, 1), (1, 1, 1)),
+    "temporal strided": ((3, 1, 1), (2, 1, 1)),
+    "both": ((3, 3, 3), (1, 1, 1)),
+    "both strided": ((3, 3, 3), (2, 2, 2)),
+    "point": ((1, 1, 1), (2, 2, 2)),
+    "stem": ((3, 7, 7), (1, 2, 2)),
+    "spatial stem": ((1, 7, 7), (1, 4, 3)),
+    "long": ((5, 3, 1), (3, 2, 1)),
+}
+# One pixel a clip; blocks of two clips; of rows; of many clips; of some frames. Sizes odd and even.
+SIZES = ((1, 1, 1, 1), (2, 5, 9, 7), (1, 3, 40, 30), (300, 2, 1, 3), (2, 9, 4, 50))
+# Programs that run once: to optimize them takes longer than to run them.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+kinds = pytest.mark.parametrize(("size", "stride"), KERNELS.values(), ids=KERNELS.keys())
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """The same convolution, as XLA has it."""
+    padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
+    return jax.lax.conv_general_dilated(
+        x, kernel, stride, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def arrays(shape: tuple[int, ...], size: tuple[int, int, int], dtype: type = np.float64) -> tuple[jax.Array, jax.Array]:
+    """An input of 2 channels and a kernel to 3."""
+    random = np.random.RandomState(0)
+    return jnp.asarray(random.standard_normal((*shape, 2)), dtype), jnp.asarray(random.standard_normal((*size, 2, 3)), dtype)
+
+
+@kinds
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_output_and_gradients_are_those_of_a_plain_3d_convolution(
+    x64: None, shape: tuple[int, ...], size: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
+    x, kernel = arrays(shape, size)
+
+    @quick_jit
+    def both(x: jax.Array, kernel: jax.Array) -> tuple[object, object]:
+        y, of_plain = jax.vjp(lambda x, kernel: plain(x, kernel, stride), x, kernel)
+        found, of_ours = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride), x, kernel)
+        gradient = jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (found, *of_ours(gradient)), (y, *of_plain(gradient))
+
+    for found, expected in zip(*both(x, kernel), strict=True):
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("pixels", [1, 8, 64, 1000])
+def test_kernel_gradient_is_the_same_for_blocks_of_any_size(
+    x64: None, monkeypatch: pytest.MonkeyPatch, pixels: int, stride: tuple[int, int, int]
+) -> None:
+    x, kernel = arrays((4, 3, 6, 5), (3, 3, 3))
+    monkeypatch.setattr(convolution, "_BLOCK_PIXELS", pixels)
+
+    @quick_jit
+    def both(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, of_plain = jax.vjp(lambda kernel: plain(x, kernel, stride), kernel)
+        return convolution.kernel_gradient(x, y, kernel.shape, stride), of_plain(y)[0]
+
+    found, expected = both(x, kernel)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@kinds
+def test_bfloat16_and_float32_gradients_have_the_dtype_of_their_arrays(
+    size: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
+    for dtype, precision in ((jnp.bfloat16, 2e-2), (jnp.float32, 1e-5)):
+        x, kernel = arrays((2, 3, 6, 5), size, dtype)
+        ours = jax.grad(lambda x, kernel: convolution.convolve(x, kernel, stride).sum(), argnums=(0, 1))
+        wide = jax.grad(lambda x, kernel: plain(x, kernel, stride).sum(), argnums=(0, 1))
+        expected = quick_jit(wide)(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        for found, exact in zip(quick_jit(ours)(x, kernel), expected, strict=True):
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=0, atol=precision * np.abs(exact).max())
+
+
+def program(platform: str, size: tuple[int, int, int], stride: tuple[int, int, int], dtype: type = np.float32) -> str:
+    """StableHLO of output and gradients."""
+
+    def step(x: jax.Array, kernel: jax.Array) -> tuple[object, object]:
+        y, gradients = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride), x, kernel)
+        return y, gradients(y)
+
+    shapes = jax.ShapeDtypeStruct((2, 5, 9, 7, 2), dtype), jax.ShapeDtypeStruct((*size, 2, 3), dtype)
+    return jax.export.export(jax.jit(step), platforms=[platform])(*shapes).mlir_module()
+
+
+@kinds
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_run_2d_convolutions_alone(
+    platform: str, size: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
+    """Three of them: the output, and autodiff's own two gradients. None of the CPU's loops and products."""
+    text = program(platform, size, stride)
+    assert not re.findall(r"stablehlo\.(?:while|dot_general)", text)
+    found = re.findall(r"stablehlo\.convolution.*", text)
+    assert len(found) == 3
+    for line in found:
+        assert {sizes.count("x") for sizes in re.findall(r"tensor<((?:\d+x)+)f32>", line)} == {4}
+
+
+@kinds
+def test_cpu_takes_the_gradient_of_a_kernel_by_products(size: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+    text = program("cpu", size, stride)
+    assert len(re.findall(r"stablehlo\.convolution", text)) == 2
+    assert len(re.findall(r"stablehlo\.dot_general", text)) == (min(stride[0], size[0]))
+    assert text.count("HIGHEST") == 2 * (2 + min(stride[0], size[0]))
+
+
+@kinds
+def test_cpu_has_the_accelerators_program_in_bfloat16(size: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+    assert len(re.findall(r"stablehlo\.convolution", program("cpu", size, stride, jnp.bfloat16))) == 3
+    assert "dot_general" not in program("cpu", size, stride, jnp.bfloat16)

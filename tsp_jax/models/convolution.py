@@ -1,0 +1,175 @@
+"""3-D convolutions as 2-D ones, exact, and the gradients of their kernels as a CPU computes them fast."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+_BLOCK_PIXELS = 1024  # positions that a matrix product of `kernel_gradient` sums over, at most: patches that a cache holds
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: tuple[int, int, int]
+) -> Float[Array, "b t2 h2 w2 c2"]:
+    """A 3-D convolution, padded by half its kernel, as one 2-D convolution.
+
+    Spatial kernels run over (b t, h, w), temporal ones over (b, t, h w), and a kernel that spans both runs over the shifted
+    frames joined along the channels. Exact. XLA's 3-D convolutions take about twice the time on a CPU, and are held to the
+    NCHW layout on NVIDIA GPUs.
+
+    On a CPU the gradient of the kernel is `kernel_gradient`'s: the same sums in another order. Programs of other platforms hold
+    nothing of it.
+
+    Raises:
+      ValueError: a temporal kernel strides in space.
+    """
+    return convolve_joined(x, kernel, stride)
+
+
+def _forward(x: Array, kernel: Array, stride: tuple[int, int, int]) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: tuple[int, int, int], saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+
+    def by_convolution(x: Array, kernel: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda kernel: convolve_joined(x, kernel, stride), kernel)[1](gradient)[0]
+
+    def by_products(x: Array, kernel: Array, gradient: Array) -> Array:
+        return kernel_gradient(x, gradient, kernel.shape, stride)
+
+    of_x = jax.vjp(lambda x: convolve_joined(x, kernel, stride), x)[1](gradient)[0]
+    if not _is_wide(x.dtype) or _is_split():
+        return of_x, by_convolution(x, kernel, gradient)
+    return of_x, lax.platform_dependent(x, kernel, gradient, cpu=by_products, default=by_convolution)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def convolve_joined(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: tuple[int, int, int]
+) -> Float[Array, "b t2 h2 w2 c2"]:
+    """`convolve` as it is on a GPU or TPU, to be differentiated by JAX."""
+    (b, t, h, w, c), (kt, kh, kw, _, width), (st, sh, sw) = x.shape, kernel.shape, stride
+    sizes = _out(t, st), _out(h, sh), _out(w, sw)
+    if kt > 1 and kh == kw == 1:
+        if sh != 1 or sw != 1:
+            raise ValueError(f"a temporal convolution strides in time alone; got stride {stride}")
+        return convolve_2d(x.reshape(b, t, h * w, c), kernel[:, 0], (st, 1)).reshape(b, *sizes, width)
+    if kt == 1:
+        x = x[:, ::st]
+    else:
+        x = jnp.pad(x, ((0, 0), (kt // 2, kt // 2), (0, 0), (0, 0), (0, 0)))
+        x = jnp.concatenate([x[:, i : i + (sizes[0] - 1) * st + 1 : st] for i in range(kt)], axis=-1)
+    kernel = jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, kt * c, width)
+    return convolve_2d(x.reshape(-1, h, w, kt * c), kernel, (sh, sw)).reshape(b, *sizes, width)
+
+
+def convolve_2d(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c c2"], stride: tuple[int, int]
+) -> Float[Array, "n h2 w2 c2"]:
+    """A 2-D convolution padded by half its kernel; float32 products are float32 on every device."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(k // 2, k // 2) for k in kernel.shape[:2]],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=matmul_precision(x.dtype),
+    )
+
+
+def kernel_gradient(
+    x: Float[Array, "b t h w c"],
+    gradient: Float[Array, "b t2 h2 w2 c2"],
+    shape: tuple[int, ...],
+    stride: tuple[int, int, int],
+) -> Float[Array, "kt kh kw c c2"]:
+    """The gradient of `convolve`'s kernel by matrix products over blocks of pixels; XLA's own program takes ten times as long.
+
+    A block is some clips, some frames of one, or some rows of a frame: its spatial patches, and beside them the gradients of
+    all frames that they went to. So a patch is formed once, whatever the kernel's length in time, and more of the time goes
+    into products.
+
+    Args:
+      x: that was convolved.
+      gradient: of the output.
+      shape: of the kernel.
+      stride: of the convolution.
+    """
+    (kt, kh, kw, c, width), (st, sh, sw) = shape, stride
+    x = jnp.pad(x, ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    gradient = jnp.pad(gradient, ((0, 0), (kt // 2, kt // 2), (0, 0), (0, 0), (0, 0)))
+    found = [jnp.zeros((width, kh * kw * c), x.dtype)] * kt
+    for phase in range(min(st, x.shape[1])):
+        # Of every st-th frame from this one on: the frames of the kernel that meet it, and by how many outputs they move it.
+        moves = {i: (phase - i + kt // 2) // st + kt // 2 for i in range(kt) if (phase - i + kt // 2) % st == 0}
+        if moves:
+            of_phase = _sum_of_products(x[:, phase::st], gradient, list(moves.values()), (kh, kw), (sh, sw))
+            for i, total in zip(moves, of_phase, strict=True):
+                found[i] = total
+    return jnp.stack(found).reshape(kt, width, kh, kw, c).transpose(0, 2, 3, 4, 1)
+
+
+def _sum_of_products(
+    x: Array, gradient: Array, moves: list[int], size: tuple[int, int], stride: tuple[int, int]
+) -> Float[Array, "i c2 k"]:
+    """For each move: the outer products of gradients, that many frames on, with the patches of `x`, summed over all pixels."""
+    (b, t, _, w_in, c), (_, _, h, w, width) = x.shape, gradient.shape
+    (kh, kw), (sh, sw) = size, stride
+    rows = _largest_divisor(h, _BLOCK_PIXELS // w)
+    frames = _largest_divisor(t, _BLOCK_PIXELS // (h * w)) if rows == h else 1
+    clips = _largest_divisor(b, _BLOCK_PIXELS // (t * h * w)) if frames == t else 1
+
+    def add_block(block: Array, total: Array) -> Array:
+        clip, frame, row = jnp.unravel_index(block, (b // clips, t // frames, h // rows))
+        start = clip * clips, frame * frames, row * rows
+        of_x = lax.dynamic_slice(x, (start[0], start[1], start[2] * sh, 0, 0), (clips, frames, (rows - 1) * sh + kh, w_in, c))
+        shifted = [
+            of_x[:, :, i : i + (rows - 1) * sh + 1 : sh, j : j + (w - 1) * sw + 1 : sw] for i in range(kh) for j in range(kw)
+        ]
+        of_y = [
+            lax.dynamic_slice(gradient, (start[0], start[1] + move, start[2], 0, 0), (clips, frames, rows, w, width))
+            for move in moves
+        ]
+        patches, gradients = (jnp.concatenate(parts, -1) for parts in (shifted, of_y))
+        # Of the two orders of the factors, the one that Eigen takes half the time for.
+        return total + jnp.matmul(
+            gradients.reshape(-1, len(moves) * width).T,
+            patches.reshape(-1, kh * kw * c),
+            precision=matmul_precision(x.dtype),
+        )
+
+    blocks = (b // clips) * (t // frames) * (h // rows)
+    total = jnp.zeros((len(moves) * width, kh * kw * c), x.dtype)
+    return lax.fori_loop(0, blocks, add_block, total).reshape(len(moves), width, -1)
+
+
+def matmul_precision(dtype: jnp.dtype) -> lax.Precision:
+    """HIGHEST from float32 up, where GPU and TPU would round factors to TF32 or bfloat16; the native product below."""
+    return lax.Precision.HIGHEST if jnp.dtype(dtype).itemsize >= 4 else lax.Precision.DEFAULT
+
+
+def _is_wide(dtype: jnp.dtype) -> bool:
+    """Of float32 or float64, which alone the products on a CPU are for."""
+    return jnp.dtype(dtype).itemsize >= 4
+
+
+def _is_split() -> bool:
+    """Whether the compiler may split arrays over devices: a loop over blocks of a batch would have it gather them all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return any(mesh.shape[name] > 1 for name in set(mesh.axis_names) - set(mesh.manual_axes))
+
+
+def _out(size: int, stride: int) -> int:
+    """Length of a padded convolution's output."""
+    return (size - 1) // stride + 1
+
+
+def _largest_divisor(n: int, limit: int) -> int:
+    return max(i for i in range(1, max(1, min(n, limit)) + 1) if n % i == 0)
