@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from tsp_jax import (
     checkpoints,
     cli,
+    compiled,
     config,
     features,
     files,
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     cli.show_any_name()
     memory.keep_freed()
+    compiled.keep_programs()
     stop = interruption.Interruption()
     try:
         with stop:
