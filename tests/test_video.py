@@ -223,6 +223,31 @@ def test_reader_gives_only_what_is_needed_and_stops_after_it(made: Callable[[str
     assert not reader.damage and not reader.misdated
 
 
+@pytest.mark.parametrize("name", media.WHOLE)
+def test_frames_do_not_depend_on_which_others_are_needed(made: Callable[[str], Path], name: str) -> None:
+    """Frames that nobody needs and no frame refers to are not decoded, where their packets tell."""
+    scan = video.scan(made(name))
+    if name == "vp8_hidden.webm":
+        scan = video.rescan(scan)
+    whole, _ = read(scan)
+    count = len(scan.timeline.pts)
+    draw = np.random.default_rng(0)
+    for needed in (
+        np.arange(count) % 2 == 0,
+        np.arange(count) % 2 == 1,
+        draw.random(count) < 0.1,
+        np.arange(count) == count - 1,
+    ):
+        reader = video.Reader(scan, needed)
+        given = dict(reader)
+        assert list(given) == np.flatnonzero(needed).tolist()
+        for number, picture in given.items():
+            np.testing.assert_array_equal(picture, whole[number], err_msg=f"frame {number}")
+        assert (reader.damage, reader.misdated) == ("", False)
+        if name in ("b_frames.mp4", "matroska.mkv", "ntsc.mp4", "fragmented.mp4"):
+            assert reader.decoded < 55
+
+
 def test_reader_that_needs_nothing_opens_nothing(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     scan = video.scan(made("plain.mp4"))
     monkeypatch.setattr(video, "open_container", lambda path: pytest.fail("opened"))
@@ -390,6 +415,13 @@ def test_no_frame_is_given_that_a_noticed_error_reaches(tmp_path: Path, name: st
     for seed in range(25):
         scan = video.scan(media.flipped(tmp_path / f"flipped_{name}", source, seed, count=1, span=(0.05, 0.9)))
         frames, reader = read(scan)
+        some = np.arange(len(scan.timeline.pts)) % 3 == 0
+        reader_of_some = video.Reader(scan, some)
+        frames_of_some = dict(reader_of_some)
+        if reader_of_some.damage:
+            for number, picture in frames_of_some.items():
+                expected = by_time[int(scan.timeline.pts[number])]
+                np.testing.assert_array_equal(picture, expected, err_msg=f"frame {number} of some, seed {seed}")
         if not reader.damage:
             continue
         noticed += 1

@@ -19,7 +19,7 @@ import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from tsp_jax import clips, containers
+from tsp_jax import clips, containers, h264, laps
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
@@ -142,9 +142,11 @@ def count_frames(path: str | Path) -> tuple[int, str]:
 class Reader:
     """One forward pass over a video: iterating gives (frame number, RGB uint8 [h, w, 3]), numbers ascending.
 
-    Only the frames marked in `needed` are converted and given, and the pass ends after the last of them. Frames that are lost
-    or damaged are left out: from a decoding error to the next key frame (what the decoder does not notice is given, and decord
-    notices little). Colours are BT.601's whatever the stream says, and the picture is not turned, both as in the original.
+    Only the frames marked in `needed` are converted and given, and the pass ends after the last of them. Of the others, those
+    to which no frame refers are not even decoded, where their packet says so (H.264 in MP4, Matroska and FLV). Frames that
+    are lost or damaged are left out: from a decoding error to the next key frame (what the decoder does not notice is given,
+    and decord notices little). Colours are BT.601's whatever the stream says, and the picture is not turned, both as in the
+    original.
 
     Attributes:
       decoded: frames that the decoder gave so far.
@@ -153,8 +155,14 @@ class Reader:
         packets a frame); those given so far are of no use, and `rescan` tells the true times.
     """
 
-    def __init__(self, video: Scan, needed: Bool[np.ndarray, " n"], decoder: Decoder = "pyav"):
+    def __init__(self, video: Scan, needed: Bool[np.ndarray, " n"], decoder: Decoder = "pyav", own: laps.Laps | None = None):
         """Prepares the pass; the file is opened when iteration begins.
+
+        Args:
+          video: what to read.
+          needed: of each frame, whether it is to be given.
+          decoder: a key of `DECODERS`.
+          own: of the thread that iterates; takes the time of decoding and of converting.
 
         Raises:
           VideoError: decord is asked to read what it is known to read wrongly.
@@ -165,6 +173,7 @@ class Reader:
             _check_decord(video)
         self.video, self.needed, self.decoder = video, needed, decoder
         self.decoded, self.damage, self.misdated = 0, "", False
+        self._laps = own or laps.Laps()
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         remaining = int(np.count_nonzero(self.needed))
@@ -173,12 +182,16 @@ class Reader:
         try:
             for number, frame in _in_order(frames if remaining else iter(())):
                 if self.needed[number]:
-                    yield number, to_rgb(frame)
+                    self._laps.end(laps.DECODE)
+                    pixels = to_rgb(frame)
+                    self._laps.end(laps.CONVERT)
+                    yield number, pixels
                     remaining -= 1
                     if not remaining:
                         return
         finally:
             frames.close()
+            self._laps.end(laps.DECODE)
         if remaining and not self.damage:
             self.misdated = True
 
@@ -208,7 +221,11 @@ class Reader:
             awaited: dict[int | None, tuple[int, bool]] = {}
             held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
             damaged: list[int] = []  # places of errors since the last key frame
-            for place, (packet, error) in enumerate(packets(container, stream)):
+            of_no_use, place = self._of_no_use(stream), -1
+            for packet, error in packets(container, stream):
+                if packet is not None and not error and of_no_use(packet):
+                    continue
+                place += 1
                 frames: list[av.VideoFrame] = []
                 if packet is not None:
                     awaited[packet.pts] = place, packet.is_keyframe
@@ -239,6 +256,24 @@ class Reader:
                         yield held.popleft()[1:]
             for _, index, frame in held:
                 yield index, frame
+
+    def _of_no_use(self, stream: av.VideoStream) -> Callable[[av.Packet], bool]:
+        """Tells, packet by packet, whether neither a frame that is needed nor the decoding of others asks for it."""
+        context, scan = stream.codec_context, self.video
+        extradata = context.extradata or b""
+        length_bytes = h264.length_bytes(extradata) if scan.codec == "h264" and scan.dated else 0
+        unneeded = frozenset(scan.timeline.pts[~self.needed].tolist()) if length_bytes else frozenset()
+        known = bool(unneeded)
+
+        def of_no_use(packet: av.Packet) -> bool:
+            nonlocal known
+            if not known:
+                return False
+            data = memoryview(packet)  # type: ignore  # a buffer, which PyAV's stubs leave out
+            known = not h264.has_other_parameters(data, length_bytes, extradata)
+            return known and packet.pts in unneeded and h264.may_be_left_out(data, length_bytes)
+
+        return of_no_use
 
     def _note_damage(self, reason: str) -> None:
         self.damage = self.damage or f"{reason}, after {self.decoded} frames"

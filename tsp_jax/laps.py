@@ -1,0 +1,59 @@
+"""Where a run's time went: the seconds of each thread by what it did, and what bound the run."""
+
+import time
+from collections.abc import Iterable
+
+# The main thread's, and whose slowness each of them shows.
+WAIT_FOR_CLIPS, WAIT_FOR_RESULTS, DISPATCH, COMPILE = "wait for clips", "wait for results", "dispatch", "compile"
+PACK, TRANSFER, WRITE, OTHER = "pack", "transfer", "write", "other"
+# A decoding thread's.
+SCAN, DECODE, CONVERT, TAPS, ASSEMBLE = "scan", "decode", "convert", "taps", "assemble"
+WAIT_FOR_ROOM, IDLE = "wait for room", "idle"
+
+_BOUND_BY = {
+    "computing": (WAIT_FOR_RESULTS, DISPATCH),
+    "decoding": (WAIT_FOR_CLIPS,),
+    "compiling": (COMPILE,),
+    "packing and transfer": (PACK, TRANSFER),
+    "writing": (WRITE, OTHER),
+}
+
+
+class Laps:
+    """A thread's time, cut where something ends: each moment counts for what ends next, so the seconds add up to all of it.
+
+    Cutting takes 0.2 µs.
+
+    Attributes:
+      seconds: by what was done.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def end(self, what: str) -> None:
+        """What was done since the last cut was this."""
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - self._since
+        self._since = now
+
+
+def total(threads: Iterable[Laps]) -> dict[str, float]:
+    """The seconds of several threads together."""
+    seconds: dict[str, float] = {}
+    for thread in threads:
+        for what, spent in thread.seconds.items():
+            seconds[what] = seconds.get(what, 0.0) + spent
+    return seconds
+
+
+def bound_by(main: dict[str, float]) -> tuple[str, float]:
+    """What the main thread, where clips and results meet, spent most of its time on or waiting for, and the share of it.
+
+    A run is bound by decoding when it waits for clips, by computing when it waits for the devices; else the main thread
+    itself is what the others wait for.
+    """
+    spent = {name: sum(main.get(what, 0.0) for what in parts) for name, parts in _BOUND_BY.items()}
+    name = max(spent, key=spent.__getitem__)
+    return name, spent[name] / max(sum(main.values()), 1e-9)
