@@ -5,14 +5,13 @@ import contextlib
 import dataclasses
 import queue
 import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from tsp_jax import annotations, clips, containers, transforms, video
+from tsp_jax import annotations, clips, containers, laps, transforms, video
 
 _NEVER = np.iinfo(np.int64).max
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
@@ -52,18 +51,17 @@ class ClipStream:
     A context manager: leaving it ends the threads, wherever they are.
 
     Attributes:
-      decode_sec: time that the threads spent reading, decoding and tapping, summed.
+      laps: of each thread.
     """
 
     def __init__(self, videos: Sequence[annotations.Video], geometry: clips.ClipGeometry, decoder: video.Decoder, workers: int):
-        self.decode_sec = 0.0
         self._videos, self._geometry = videos, geometry
         self._decoder: video.Decoder = decoder
         self._jobs = collections.deque(range(len(videos)))  # popleft is atomic
         self._messages: queue.Queue[Message | Exception] = queue.Queue(_QUEUED_MESSAGES)
-        self._stop, self._clock = threading.Event(), threading.Lock()
-        count = min(workers, len(videos))
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        self._stop = threading.Event()
+        self.laps = [laps.Laps() for _ in range(min(workers, len(videos)))]
+        self._threads = [threading.Thread(target=self._work, args=(own,), daemon=True) for own in self.laps]
 
     def __enter__(self) -> "ClipStream":
         for thread in self._threads:
@@ -84,27 +82,22 @@ class ClipStream:
             closed += isinstance(message, Closed)
             yield message
 
-    def _work(self) -> None:
+    def _work(self, own: laps.Laps) -> None:
         try:
             while not self._stop.is_set():
                 try:
                     job = self._jobs.popleft()
                 except IndexError:
                     return
-                messages = read_video(job, self._videos[job], self._geometry, self._decoder)
+                messages = read_video(job, self._videos[job], self._geometry, self._decoder, own)
                 with contextlib.closing(messages):
-                    while (message := self._timed(messages)) is not None:
+                    for message in messages:
+                        own.end(laps.ASSEMBLE)
                         if not self._put(message):
                             return
+                        own.end(laps.WAIT_FOR_ROOM)
         except Exception as error:
             self._put(error)
-
-    def _timed(self, messages: Iterator[Message]) -> Message | None:
-        began = time.perf_counter()
-        message = next(messages, None)
-        with self._clock:
-            self.decode_sec += time.perf_counter() - began
-        return message
 
     def _put(self, message: Message | Exception) -> bool:
         """Whether the message was taken before the stop."""
@@ -116,18 +109,21 @@ class ClipStream:
 
 
 def read_video(
-    job: int, item: annotations.Video, geometry: clips.ClipGeometry, decoder: video.Decoder
+    job: int, item: annotations.Video, geometry: clips.ClipGeometry, decoder: video.Decoder, own: laps.Laps
 ) -> Generator[Message, None, None]:
-    """The messages of one video; whatever is wrong with it ends in the reason of its Closed."""
+    """The messages of one video; whatever is wrong with it ends in the reason of its Closed. Time is counted in `own`."""
     try:
         if item.fault:
             raise video.VideoError(item.fault)
         void = Opened(job, 0, {}, ())
         scan = video.scan(item.path)
-        if (yield from _read_scanned(job, item, scan, geometry, decoder)):
+        own.end(laps.SCAN)
+        if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
             # The packets promised other frames than the decoder gave: the plan is made again from the decoder's.
             yield void
-            if (yield from _read_scanned(job, item, video.rescan(scan), geometry, decoder)):
+            scan = video.rescan(scan)
+            own.end(laps.SCAN)
+            if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
                 yield void
                 raise video.VideoError("the decoder gives other frames each time")
     except (video.VideoError, ValueError) as error:
@@ -135,7 +131,12 @@ def read_video(
 
 
 def _read_scanned(
-    job: int, item: annotations.Video, scan: video.Scan, geometry: clips.ClipGeometry, decoder: video.Decoder
+    job: int,
+    item: annotations.Video,
+    scan: video.Scan,
+    geometry: clips.ClipGeometry,
+    decoder: video.Decoder,
+    own: laps.Laps,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
     timeline = scan.timeline if item.fps is None else dataclasses.replace(scan.timeline, fps=item.fps)
@@ -147,9 +148,9 @@ def _read_scanned(
     whole = plan[:, 0] >= 0
     needed = np.zeros(len(timeline.pts), bool)
     needed[plan[whole]] = True
-    reader = video.Reader(scan, needed, decoder)
+    reader = video.Reader(scan, needed, decoder, own)
     given = 0
-    for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader)):
+    for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader), own):
         given += 1
         yield Clip(job, row, frames)
     if reader.misdated:
@@ -159,7 +160,7 @@ def _read_scanned(
 
 
 def _assemble(
-    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]]
+    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]], own: laps.Laps
 ) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
     """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
     waiting = collections.deque(rows.tolist())
@@ -168,6 +169,7 @@ def _assemble(
     for number, pixels in frames:
         taps = transforms.centre_taps(*pixels.shape[:2])
         kept[number] = transforms.TappedFrame(number, transforms.take_taps(pixels, taps), taps)
+        own.end(laps.TAPS)
         while waiting and plan[waiting[0], -1] <= number:
             row = waiting.popleft()
             numbers = plan[row].tolist()
@@ -176,6 +178,7 @@ def _assemble(
         oldest = oldest_to_come[waiting[0]] if waiting else _NEVER
         for passed in [number for number in kept if number < oldest]:
             del kept[passed]
+        own.end(laps.ASSEMBLE)
 
 
 def _notes(scan: video.Scan, item: annotations.Video) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, transforms
+from tsp_jax import checkpoints, laps, transforms
 from tsp_jax.models import functional, tsp, video_resnet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -34,7 +34,7 @@ class Encoder:
       width: numbers in a clip's features.
       batches: how many were sent to the devices.
       frames_sent: how many frames were, without padding.
-      compute_sec: time during which the devices had work.
+      compute_sec: time during which the devices had work, as far as calls of `add` saw it.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Encoder:
         dtype: str = "float32",
         batch_size: int = 32,
         also: Sequence[checkpoints.Checkpoint] = (),
+        own: laps.Laps | None = None,
     ):
         """Places the weights on the devices; the program is compiled by the first batch.
 
@@ -56,7 +57,9 @@ class Encoder:
           dtype: of the computation, a key of `DTYPES`.
           batch_size: clips in a batch, for each device.
           also: more encoders of the same clips; their features stand to the right of the first one's.
+          own: of the thread that calls; takes the time of packing, sending and waiting.
         """
+        self._laps = own or laps.Laps()
         every = (checkpoint, *also)
         self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
         devices = jax.local_devices()
@@ -67,13 +70,16 @@ class Encoder:
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
         self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size)
-        self._lanes = [_Lane(slots, batch_size, clip_len) for _ in devices]
+        self._sizes = len(devices), slots, batch_size, clip_len
+        self._filling, self._spare = _Batch(*self._sizes), []
+        self._lanes = [_Lane(i, slots, batch_size) for i in range(len(devices))]
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)
         self._frames = jax.device_put(jnp.zeros(shape, jnp.float32), self._split)
-        self._in_flight: collections.deque[tuple[list[list[Any]], Array]] = collections.deque()
+        self._in_flight: collections.deque[tuple[_Batch, list[list[Any]], Array]] = collections.deque()
         self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
         self._busy_since = 0.0
+        self._laps.end(laps.OTHER)
 
     def add(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
         """Takes a clip; returns results that have come back since, each with the tag that its clip was given.
@@ -84,10 +90,13 @@ class Encoder:
           frames: of the clip, `clip_len` of them.
         """
         results = []
-        while not self._lanes[self._lane].take(tag, video, frames):
+        while self._in_flight and _is_ready(self._in_flight[0][-1]):
+            results += self._collect()
+        while not self._lanes[self._lane].take(self._filling, tag, video, frames):
             self._lane += 1
             if self._lane == len(self._lanes):
                 results += self._send()
+        self._laps.end(laps.PACK)
         return results
 
     def flush(self) -> list[Result]:
@@ -98,28 +107,64 @@ class Encoder:
         return results
 
     def _send(self) -> list[Result]:
-        now = time.perf_counter()
+        self._laps.end(laps.PACK)
         if not self._in_flight:
-            self._busy_since = now
-        lanes = [lane.arrays() for lane in self._lanes]
-        arrays = lanes[0] if len(lanes) == 1 else [np.concatenate(parts) for parts in zip(*lanes, strict=True)]
-        batch = jax.device_put(arrays, self._split)
+            self._busy_since = time.perf_counter()
+        sent = self._filling
+        sent.count[:] = [len(lane.tags) for lane in self._lanes]
+        batch = jax.device_put(sent.arrays, self._split)
+        self._laps.end(laps.TRANSFER)
         found, self._frames = self._step(self._variables, self._frames, *batch)
-        self._in_flight.append(([lane.tags for lane in self._lanes], found))
+        self._laps.end(laps.DISPATCH if self.batches else laps.COMPILE)
+        self._in_flight.append((sent, [lane.tags for lane in self._lanes], found))
         self.batches += 1
         self.frames_sent += sum(len(lane.new) for lane in self._lanes)
+        results = self._collect() if len(self._in_flight) > _BATCHES_IN_FLIGHT else []
+        self._filling = self._spare.pop() if self._spare else _Batch(*self._sizes)
         for lane in self._lanes:
             lane.begin()
         self._lane = 0
-        return self._collect() if len(self._in_flight) > _BATCHES_IN_FLIGHT else []
+        return results
 
     def _collect(self) -> list[Result]:
         """The results of the oldest batch; waits for it."""
-        lanes, found = self._in_flight.popleft()
+        sent, lanes, found = self._in_flight.popleft()
+        self._laps.end(laps.PACK)
         rows = np.asarray(found).reshape(len(lanes), -1, found.shape[-1])
+        self._laps.end(laps.WAIT_FOR_RESULTS)
+        self._spare.append(sent)
         if not self._in_flight:
             self.compute_sec += time.perf_counter() - self._busy_since
         return [(tag, rows[i, j].copy()) for i, tags in enumerate(lanes) for j, tag in enumerate(tags)]
+
+
+class _Batch:
+    """The host's memory of one batch. Devices may read it until its results are back, a CPU in place: till then it is kept.
+
+    Attributes:
+      arrays: the arguments of the step from `tapped` on, each device's part after the other's.
+    """
+
+    def __init__(self, devices: int, slots: int, batch_size: int, clip_len: int):
+        self.tapped = _aligned((devices * slots, *transforms.TAPPED, 3), np.uint8)  # what lies in unused slots is never read
+        self.row_weight = _aligned((devices * slots, transforms.CROP[0]), np.float32)
+        self.column_weight = _aligned((devices * slots, transforms.CROP[1]), np.float32)
+        self.index = _aligned((devices * batch_size, clip_len), np.int32)
+        self.index[:] = 0
+        self.count = _aligned((devices,), np.int32)
+        self.arrays = self.tapped, self.row_weight, self.column_weight, self.index, self.count
+
+
+def _is_ready(found: Array) -> bool:
+    return found.is_ready()  # type: ignore  # not in the stubs
+
+
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array that begins where a CPU's program takes it without a copy, on a line of its cache."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 class _Lane:
@@ -130,21 +175,17 @@ class _Lane:
       new: slot of each frame that this batch brings, by video and number.
     """
 
-    def __init__(self, slots: int, batch_size: int, clip_len: int):
-        self.slots, self.batch_size, self.clip_len = slots, batch_size, clip_len
+    def __init__(self, place: int, slots: int, batch_size: int):
+        self.place, self.slots, self.batch_size = place, slots, batch_size
         self.new: dict[tuple[Hashable, int], int] = {}
         self.begin()
 
     def begin(self) -> None:
         """Empties the lane; its frames so far are the device's previous ones from now on."""
         self.previous, self.new, self.tags = self.new, {}, []
-        self._tapped = np.empty((self.slots, *transforms.TAPPED, 3), np.uint8)  # what lies in unused slots is never read
-        self._row_weight = np.zeros((self.slots, transforms.CROP[0]), np.float32)
-        self._column_weight = np.zeros((self.slots, transforms.CROP[1]), np.float32)
-        self._index = np.zeros((self.batch_size, self.clip_len), np.int32)
 
-    def take(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> bool:
-        """Whether there was room for the clip."""
+    def take(self, batch: _Batch, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> bool:
+        """Whether there was room for the clip, which is then written into the batch."""
         keys = [(video, frame.number) for frame in frames]
         missing = {
             key: frame for key, frame in zip(keys, frames, strict=True) if key not in self.new and key not in self.previous
@@ -153,16 +194,14 @@ class _Lane:
             return False
         for key, frame in missing.items():
             slot = self.new[key] = len(self.new)
-            self._tapped[slot] = frame.pixels
-            self._row_weight[slot], self._column_weight[slot] = frame.taps.row_weight, frame.taps.column_weight
-        self._index[len(self.tags)] = [self.slots + self.new[key] if key in self.new else self.previous[key] for key in keys]
+            at = self.place * self.slots + slot
+            batch.tapped[at] = frame.pixels
+            batch.row_weight[at], batch.column_weight[at] = frame.taps.row_weight, frame.taps.column_weight
+        # Slots are counted on the lane's own device.
+        index = [self.slots + self.new[key] if key in self.new else self.previous[key] for key in keys]
+        batch.index[self.place * self.batch_size + len(self.tags)] = index
         self.tags.append(tag)
         return True
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """The lane's part of the arguments of the step."""
-        count = np.array([len(self.tags)], np.int32)
-        return self._tapped, self._row_weight, self._column_weight, self._index, count
 
 
 def _make_step(

@@ -7,6 +7,7 @@ batches (`encoder`); a video whose last row has come back is committed to the fi
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -15,12 +16,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, get_args
 
+import jax
 import numpy as np
 import tqdm
 from jaxtyping import Float32
 
 import tsp_jax
-from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, features, memory, segments, video
+from tsp_jax import (
+    annotations,
+    checkpoints,
+    cli,
+    clip_stream,
+    clips,
+    compiled,
+    encoder,
+    features,
+    files,
+    laps,
+    memory,
+    segments,
+    video,
+)
+
+_TRACED_BATCHES = 8  # a trace is kept in memory until it is written, and grows by megabytes a batch
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -30,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     cli.show_any_name()
     memory.keep_freed()
+    compiled.keep_programs()
     try:
+        if options.profile is not None:
+            Path(options.profile).mkdir(parents=True, exist_ok=True)
         videos = annotations.list_videos(options.videos, options.metadata_csv)
         videos = annotations.shard(videos, options.num_shards, options.shard_id)
         settings = read_settings(options)
@@ -42,8 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = run_attributes(checkpoint, settings)
     try:
         with terminable(), features.Writer(options.output, run, overwrite=options.overwrite) as writer:
-            summary = extract(checkpoint, videos, writer, settings, stop_on_error=options.on_error == "stop")
+            summary = extract(
+                checkpoint, videos, writer, settings, stop_on_error=options.on_error == "stop", trace_dir=options.profile
+            )
             write_errors(errors_csv, summary.failures)
+        if options.profile is not None:
+            _write_stages(Path(options.profile) / "stages.json", summary)
     except features.FeatureFileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; finished videos are kept: the same command again goes on from here", file=sys.stderr)
         return 130
     _print_summary(summary, options.output, errors_csv)
+    if options.profile is not None:
+        _print_stages(summary, options.profile)
     return 1 if summary.failures else 0
 
 
@@ -79,6 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--shard_id", type=int, default=0, help="the part to do, from 0")
     add("--on_error", choices=["skip", "stop"], default="skip", help="after a video that fails")
     add("--overwrite", action="store_true", help="forget what the output holds")
+    add("--profile", metavar="DIR", help="write where the time goes: stages.json, and a JAX trace of the first batches")
     return parser.parse_args(arguments)
 
 
@@ -97,7 +125,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch, for each device")
     add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
     add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
-    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    add("--workers", type=cli.positive_int, default=cores(), help="videos decoded at once; the cores, 16 at most")
 
 
 def read_settings(options: argparse.Namespace) -> "Settings":
@@ -108,6 +136,12 @@ def read_settings(options: argparse.Namespace) -> "Settings":
     """
     geometry = clips.ClipGeometry(options.clip_len, options.frame_rate, options.stride, options.frame_selection)
     return Settings(geometry, options.decoder, options.dtype, options.batch_size, options.workers)
+
+
+def cores() -> int:
+    """Videos that are worth decoding at once by default: the cores that this process may use, up to 16."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 16)
 
 
 @contextlib.contextmanager
@@ -134,11 +168,12 @@ def write_errors(path: Path, failures: list["Failure"]) -> None:
 
 
 def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:
+    bound = f"; bound by {summary.bound_by}" if summary.bound_by else ""
     print(
         f"{output}: {summary.videos} videos done, {summary.skipped} done before, {len(summary.failures)} failed or damaged\n"
         f"  {summary.clips} clips in {summary.wall_sec:.1f} s ({summary.clips / max(summary.wall_sec, 1e-9):.2f} clips/s); "
         f"{summary.frames_decoded} frames decoded in {summary.decode_sec:.1f} s of the decoding threads; "
-        f"computing for {summary.compute_sec:.1f} s"
+        f"computing for {summary.compute_sec:.1f} s{bound}"
     )
     for failure in summary.failures[:10]:
         print(f"  {failure.video}: {failure.reason} ({failure.clips_kept} clips kept)")
@@ -148,6 +183,32 @@ def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:
         print(f"  all failures: {errors_csv}")
     if summary.stopped:
         print("  stopped at the first failure, as --on_error stop asks; the same command again tries the rest")
+
+
+def _write_stages(path: Path, summary: "Summary") -> None:
+    """Writes seconds by stage as JSON, of the main thread and of the decoding threads together."""
+    told = {
+        "wall_sec": summary.wall_sec,
+        "devices_had_work_sec": summary.compute_sec,
+        "bound_by": summary.bound_by,
+        "main_thread_sec": summary.main_sec,
+        "decoding_threads": summary.threads,
+        "decoding_threads_sec": summary.threads_sec,
+    }
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _print_stages(summary: "Summary", folder: str) -> None:
+    for name, seconds in (
+        ("main thread", summary.main_sec),
+        (f"{summary.threads} decoding threads together", summary.threads_sec),
+    ):
+        print(f"  {name}:")
+        whole = max(sum(seconds.values()), 1e-9)
+        for what, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+            print(f"    {what:<16} {spent:9.2f} s {spent / whole:6.1%}")
+    print(f"  in {folder}: stages.json; the trace of the first {_TRACED_BATCHES} batches, for xprof, TensorBoard or Perfetto")
 
 
 # ----------------------------------------------------------------------------------------------------------------- engine
@@ -183,7 +244,21 @@ class Failure:
 
 @dataclasses.dataclass
 class Summary:
-    """What a run did. Times are in seconds; decoding is summed over its threads."""
+    """What a run did.
+
+    Attributes:
+      videos, skipped, clips: done now, done before, and the clips of those done now.
+      frames_decoded: of all videos.
+      decode_sec: work of the decoding threads, waits left out, summed.
+      compute_sec: time during which the devices had work.
+      wall_sec: of the whole.
+      main_sec: of the main thread, by the names in `laps`.
+      threads: that decode.
+      threads_sec: theirs, summed, by the names in `laps`.
+      bound_by: what the main thread mostly did or waited for, with the share of its time.
+      failures: of videos, of earlier runs too.
+      stopped: at the first failure.
+    """
 
     videos: int = 0
     skipped: int = 0
@@ -192,6 +267,10 @@ class Summary:
     decode_sec: float = 0.0
     compute_sec: float = 0.0
     wall_sec: float = 0.0
+    main_sec: dict[str, float] = dataclasses.field(default_factory=dict)
+    threads: int = 0
+    threads_sec: dict[str, float] = dataclasses.field(default_factory=dict)
+    bound_by: str = ""
     failures: list[Failure] = dataclasses.field(default_factory=list)
     stopped: bool = False
 
@@ -229,6 +308,7 @@ def extract(
     *,
     also: Sequence[checkpoints.Checkpoint] = (),
     stop_on_error: bool = False,
+    trace_dir: str | None = None,
 ) -> Summary:
     """Commits the features of each video that the writer lacks.
 
@@ -239,6 +319,7 @@ def extract(
       settings: how.
       also: more encoders of the same clips, in the same pass; their features stand to the right of the first one's.
       stop_on_error: end after the first video that fails.
+      trace_dir: where a JAX trace of the first batches goes; none without it.
 
     Returns:
       The summary; videos of earlier runs that were damaged stand among its failures too.
@@ -258,7 +339,7 @@ def extract(
         if done["damage"]:
             summary.failures.append(Failure(str(item.path), done["damage"], int(done["clips"])))
     if new:
-        _extract_new(checkpoint, also, new, writer, settings, stop_on_error, summary)
+        _extract_new(checkpoint, also, new, writer, settings, stop_on_error, trace_dir, summary)
     summary.wall_sec = time.perf_counter() - began
     return summary
 
@@ -287,9 +368,10 @@ def _extract_new(
     writer: Sink,
     settings: Settings,
     stop_on_error: bool,
+    trace_dir: str | None,
     summary: Summary,
 ) -> None:
-    geometry = settings.geometry
+    geometry, own = settings.geometry, laps.Laps()
     model = encoder.Encoder(
         checkpoint,
         clip_len=geometry.clip_len,
@@ -297,9 +379,18 @@ def _extract_new(
         dtype=settings.dtype,
         batch_size=settings.batch_size,
         also=also,
+        own=own,
     )
     progress = {job: _Progress(job) for job in range(len(new))}
-    with _bar(len(new)) as bar, clip_stream.ClipStream(new, geometry, settings.decoder, settings.workers) as stream:
+    with (
+        contextlib.ExitStack() as trace,
+        _bar(len(new)) as bar,
+        clip_stream.ClipStream(new, geometry, settings.decoder, settings.workers) as stream,
+    ):
+        if trace_dir is not None:
+            tracing = jax.profiler.ProfileOptions()
+            tracing.python_tracer_level = 0  # it slows down each call
+            trace.enter_context(jax.profiler.trace(trace_dir, profiler_options=tracing))
 
         def settle(video: _Progress) -> None:
             """Commits a video whose last row is there; lists it when something is wrong with it."""
@@ -308,7 +399,9 @@ def _extract_new(
             del progress[video.job]
             item = new[video.job]
             if video.rows:
+                own.end(laps.OTHER)
                 writer.commit(item.name, *_dataset(video))
+                own.end(laps.WRITE)
                 summary.videos += 1
                 summary.clips += len(video.rows)
             if video.reason:
@@ -326,7 +419,9 @@ def _extract_new(
             bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
             bar.update(len(new) - len(progress) + partly - bar.n)
 
+        own.end(laps.OTHER)
         for message in stream:
+            own.end(laps.WAIT_FOR_CLIPS)
             video = progress[message.job]
             match message:
                 case clip_stream.Opened():
@@ -342,10 +437,20 @@ def _extract_new(
                     video.attributes["frames_decoded"] = message.frames_decoded
                     summary.frames_decoded += message.frames_decoded
                     settle(video)
+            if model.batches == _TRACED_BATCHES:
+                trace.close()
+            own.end(laps.OTHER)
             if summary.stopped:
                 break
         receive(model.flush())
-    summary.decode_sec, summary.compute_sec = stream.decode_sec, model.compute_sec
+    own.end(laps.OTHER)
+    summary.compute_sec, summary.main_sec = model.compute_sec, own.seconds
+    summary.threads, summary.threads_sec = len(stream.laps), laps.total(stream.laps)
+    waits = summary.threads_sec.get(laps.WAIT_FOR_ROOM, 0.0)
+    summary.decode_sec = sum(summary.threads_sec.values()) - waits
+    summary.threads_sec[laps.IDLE] = max(0.0, len(stream.laps) * sum(own.seconds.values()) - summary.decode_sec - waits)
+    name, share = laps.bound_by(own.seconds)
+    summary.bound_by = f"{name} ({share:.0%} of the time of the main thread)"
 
 
 def _dataset(video: _Progress) -> tuple[np.ndarray, features.Attributes]:
