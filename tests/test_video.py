@@ -418,7 +418,9 @@ def test_no_frame_is_given_that_a_noticed_error_reaches(tmp_path: Path, name: st
         some = np.arange(len(scan.timeline.pts)) % 3 == 0
         reader_of_some = video.Reader(scan, some)
         frames_of_some = dict(reader_of_some)
+        assert frames_of_some.keys() >= {number for number in frames if some[number]}
         if reader_of_some.damage:
+            assert reader_of_some.damage == reader.damage
             for number, picture in frames_of_some.items():
                 expected = by_time[int(scan.timeline.pts[number])]
                 np.testing.assert_array_equal(picture, expected, err_msg=f"frame {number} of some, seed {seed}")
@@ -689,5 +691,14 @@ def test_real_damage_leaves_the_frames_before_it(shared: Path) -> None:
     assert len(scan.timeline.pts) == 50
     frames, reader = read(scan)
     assert sorted(frames) == list(range(28))
+    for step in range(1, 28):  # whatever is left out before the error, it costs the same frames
+        for first in range(step):
+            needed = np.arange(50) % step == first
+            needed[28:] = False
+            reader_of_some = video.Reader(scan, needed)
+            given = dict(reader_of_some)
+            assert list(given) == np.flatnonzero(needed).tolist()
+            for number, picture in given.items():
+                np.testing.assert_array_equal(picture, frames[number])
     assert reader.damage == "Invalid data found when processing input, after 28 frames"
     assert not reader.misdated

@@ -38,6 +38,10 @@ class VideoError(Exception):
     """A video, or a part of it, can't be used; the message is the reason, to be listed beside the file's name."""
 
 
+class _DecodedInPartError(Exception):
+    """An error was met after packets had been left out."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
     """What the packets of a video's first video stream tell.
@@ -174,26 +178,31 @@ class Reader:
         self.video, self.needed, self.decoder = video, needed, decoder
         self.decoded, self.damage, self.misdated = 0, "", False
         self._laps = own or laps.Laps()
+        self._left_out: int | None = 0  # packets that the decoder was not given; None when it is to be given all
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        remaining = int(np.count_nonzero(self.needed))
-        frames = self._pyav() if self.decoder == "pyav" else self._decord()
+        remaining, last = int(np.count_nonzero(self.needed)), -1
         to_rgb = _rgb_converter() if self.decoder == "pyav" else _decord_rgb
-        try:
-            for number, frame in _in_order(frames if remaining else iter(())):
-                if self.needed[number]:
-                    self._laps.end(laps.DECODE)
-                    pixels = to_rgb(frame)
-                    self._laps.end(laps.CONVERT)
-                    yield number, pixels
-                    remaining -= 1
-                    if not remaining:
-                        return
-        finally:
-            frames.close()
-            self._laps.end(laps.DECODE)
-        if remaining and not self.damage:
-            self.misdated = True
+        while remaining:
+            frames = self._pyav() if self.decoder == "pyav" else self._decord()
+            try:
+                for number, frame in _in_order(frames):
+                    if self.needed[number] and number > last:
+                        self._laps.end(laps.DECODE)
+                        pixels = to_rgb(frame)
+                        self._laps.end(laps.CONVERT)
+                        yield number, pixels
+                        remaining, last = remaining - 1, number
+                        if not remaining:
+                            return
+                self.misdated = not self.damage
+                return
+            except _DecodedInPartError:
+                # Which frames an error costs follows from what the decoder held: from here on as if it had been given all.
+                self.decoded, self._left_out = 0, None
+            finally:
+                frames.close()
+                self._laps.end(laps.DECODE)
 
     def _pyav(self) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """Intact frames by number, as they come; None in place of those that nobody needs."""
@@ -224,6 +233,7 @@ class Reader:
             of_no_use, place = self._of_no_use(stream), -1
             for packet, error in packets(container, stream):
                 if packet is not None and not error and of_no_use(packet):
+                    self._left_out = (self._left_out or 0) + 1
                     continue
                 place += 1
                 frames: list[av.VideoFrame] = []
@@ -261,7 +271,8 @@ class Reader:
         """Tells, packet by packet, whether neither a frame that is needed nor the decoding of others asks for it."""
         context, scan = stream.codec_context, self.video
         extradata = context.extradata or b""
-        length_bytes = h264.length_bytes(extradata) if scan.codec == "h264" and scan.dated else 0
+        told = scan.codec == "h264" and scan.dated and self._left_out is not None
+        length_bytes = h264.length_bytes(extradata) if told else 0
         unneeded = frozenset(scan.timeline.pts[~self.needed].tolist()) if length_bytes else frozenset()
         known = bool(unneeded)
 
@@ -276,6 +287,8 @@ class Reader:
         return of_no_use
 
     def _note_damage(self, reason: str) -> None:
+        if self._left_out:
+            raise _DecodedInPartError
         self.damage = self.damage or f"{reason}, after {self.decoded} frames"
 
     def _decord(self) -> Generator[tuple[int, Any], None, None]:
