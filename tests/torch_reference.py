@@ -1,11 +1,9 @@
-"""The original networks out of torchvision's parts, and their weights in this project's layout, for tests of parity.
+"""The original networks' weights in this project's layout, for tests of parity.
 
 Nothing here comes from the product: the layout is converted a second time, so that either conversion checks the other.
 """
 
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,113 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
-BLOCKS = {"r2plus1d_34": (3, 4, 6, 3), "r2plus1d_18": (2, 2, 2, 2), "r3d_18": (2, 2, 2, 2)}
+from benchmarks import seeded
+from benchmarks.torch_networks import BLOCKS as BLOCKS
+from benchmarks.torch_networks import Reference as Reference
+from benchmarks.torch_networks import build as build
+from benchmarks.torch_networks import import_video_resnet as import_video_resnet
+
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_LIBRARIES = []  # operators live as long as the library that declares them
-
-
-def import_video_resnet() -> ModuleType:
-    """The module `torchvision.models.video.resnet`.
-
-    Where torchvision's compiled part does not fit PyTorch, the import ends at two operators that it looks up and that
-    no video network uses. They are declared, without a body, and the import is made again.
-    """
-    try:
-        from torchvision.models.video import resnet
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        if not _LIBRARIES:
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for name in ("nms", "qnms"):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _LIBRARIES.append(library)
-        from torchvision.models.video import resnet
-    return resnet
-
-
-class Reference(nn.Module):
-    """`features`, and `fc` or `fc1` and `fc2`, as in the released checkpoints."""
-
-    def __init__(self, trunk: nn.Module, width: int, label_counts: tuple[int, ...], gvf: bool):
-        super().__init__()
-        self.features, self.gvf = trunk, gvf
-        self.heads = ("fc",) if len(label_counts) == 1 else ("fc1", "fc2")[: len(label_counts)]
-        for name, classes in zip(self.heads, label_counts, strict=True):
-            self.add_module(name, nn.Linear(width * (2 if gvf and name == self.heads[-1] else 1), classes))
-
-    def forward(self, clips: torch.Tensor, gvf: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Features and logits of clips `[b, c, t, h, w]`."""
-        features = self.features(clips)
-        inputs = [features] * len(self.heads)
-        if self.gvf:
-            inputs[-1] = torch.cat([features, gvf], dim=1)
-        return features, [getattr(self, name)(x) for name, x in zip(self.heads, inputs, strict=True)]
-
-
-def build(
-    backbone: str,
-    label_counts: tuple[int, ...] = (),
-    gvf: bool = False,
-    *,
-    blocks: tuple[int, ...] | None = None,
-    widths: tuple[int, ...] = (64, 128, 256, 512),
-    stem_widths: tuple[int, int] = (45, 64),
-) -> Reference:
-    """A network of the backbone's family, in evaluation mode and float32; its state dict has the released keys.
-
-    Smaller relatives have other `blocks` a layer, `widths` of the four layers, and `stem_widths` (middle, output).
-    """
-    resnet = import_video_resnet()
-
-    class SplitConv(resnet.Conv2Plus1D):
-        """A (2+1)D convolution with the middle width of its own inputs and outputs, whatever the block's."""
-
-        def __init__(self, width_in, width, _, stride=1, padding=1):
-            middle = 27 * width_in * width // (9 * width_in + 3 * width)
-            super().__init__(width_in, width, middle, stride, padding)
-
-    class Trunk(resnet.VideoResNet):
-        """torchvision's network, with the widths asked for in the place of its own."""
-
-        def _make_layer(self, block, conv_builder, planes, blocks, stride=1):
-            index = (64, 128, 256, 512).index(planes)
-            if index == 0:
-                self.inplanes = stem_widths[1]
-            return super()._make_layer(block, conv_builder, widths[index], blocks, stride)
-
-    conv = {"r2plus1d_34": SplitConv, "r2plus1d_18": resnet.Conv2Plus1D, "r3d_18": resnet.Conv3DSimple}[backbone]
-    trunk = Trunk(
-        block=resnet.BasicBlock,
-        conv_makers=[conv] * 4,
-        layers=list(blocks or BLOCKS[backbone]),
-        stem=lambda: _stem(backbone, stem_widths),
-    )
-    trunk.fc = nn.Sequential()
-    if backbone == "r2plus1d_34":
-        for module in trunk.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.eps, module.momentum = 1e-3, 0.9
-    return Reference(trunk, widths[-1], label_counts, gvf).eval()
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Fills every parameter and statistic with values that keep activations near 1, none at its default."""
-    random = np.random.RandomState(seed)
+    """Fills every parameter and statistic with `seeded.state`'s values."""
+    tensors = module.state_dict()
+    values = seeded.state({key: tuple(tensor.shape) for key, tensor in tensors.items()}, seed)
     with torch.no_grad():
-        for key, tensor in module.state_dict().items():
-            shape, name = tuple(tensor.shape), key.split(".")[-1]
-            if name == "num_batches_tracked":
-                values = random.randint(1, 1000)
-            elif name == "running_var":
-                values = random.uniform(0.5, 2.0, shape)
-            elif name in ("running_mean", "bias"):
-                values = random.normal(0, 0.3, shape)
-            elif tensor.ndim > 1:  # kernels: as much variance out as in, for rectified inputs
-                values = random.uniform(-1, 1, shape) * np.sqrt(3 * 1.4 / np.prod(shape[1:]))
-            else:
-                values = random.uniform(0.6, 1.4, shape)
-            tensor.copy_(torch.as_tensor(values))
+        for key, tensor in tensors.items():
+            tensor.copy_(torch.as_tensor(values[key]))
 
 
 def to_variables(module: nn.Module, dtype: Any = np.float32) -> dict[str, Any]:
@@ -157,19 +64,3 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
         if not difference <= tolerance:
             wrong[jax.tree_util.keystr(path)] = float(difference)
     assert not wrong
-
-
-def _stem(backbone: str, widths: tuple[int, int]) -> nn.Module:
-    """torchvision's stem, or the same with other widths."""
-    resnet = import_video_resnet()
-    if widths == (45, 64):
-        return resnet.BasicStem() if backbone == "r3d_18" else resnet.R2Plus1dStem()
-    middle, width = widths
-    if backbone == "r3d_18":
-        convs = [nn.Conv3d(3, width, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False)]
-    else:
-        convs = [
-            nn.Conv3d(3, middle, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
-            nn.Conv3d(middle, width, (3, 1, 1), (1, 1, 1), (1, 0, 0), bias=False),
-        ]
-    return nn.Sequential(*(layer for conv in convs for layer in (conv, nn.BatchNorm3d(conv.out_channels), nn.ReLU())))

@@ -1,0 +1,287 @@
+"""Times several programs for the same work in turn, each in a process of its own that loads once; the table and the JSON.
+
+A worker is given `MODULE:FUNCTION` and a spec. The function makes a `Side` of it; the worker saves the side's outputs, says
+what it is, and then does the work as often as each line of its input says, and answers with seconds.
+"""
+
+import argparse
+import contextlib
+import datetime
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from tsp_jax import cli, files
+
+ROOT = Path(__file__).parents[1]
+OURS = "ours"
+RIVALS = ("released", "best")
+# Between two turns. Threads of OpenMP spin for up to 0.2 s after their work; to forbid that would slow their program down.
+_PAUSE_SEC = 0.3
+_WORK = "import sys; from benchmarks import alternate; alternate.work(*sys.argv[1:])"
+
+
+class Side(NamedTuple):
+    """A program that is ready to be timed.
+
+    Attributes:
+      run: does the work so many times, and returns when all of it is done.
+      outputs: of the work, to be compared with the other sides'.
+      about: what is to be known of it: versions, device, choices.
+    """
+
+    run: Callable[[int], None]
+    outputs: np.ndarray
+    about: dict[str, Any]
+
+
+class BenchmarkError(Exception):
+    """A benchmark can't be made, or its sides don't do the same; the message says why."""
+
+
+class UnavailableError(Exception):
+    """A side can't run on this machine; the message says why. The others are measured without it."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that all benchmarks share."""
+    add = parser.add_argument
+    add("--rival", nargs="*", choices=RIVALS, default=list(RIVALS), help="PyTorch's sides; none after the flag: ours alone")
+    add("--variants", nargs="+", metavar="NAME", help="that `best` chooses from, such as channels_last; its own list otherwise")
+    add("--rounds", type=cli.positive_int, default=5, help="in each, every side has its turn")
+    add("--seconds", type=float, default=4.0, help="about what a turn takes; the work is repeated so often")
+    add("--json", metavar="FILE", help="for all numbers")
+
+
+def sides(function: str, options: argparse.Namespace) -> dict[str, str]:
+    """Where each side of a piece of work is made, ours first."""
+    return {OURS: f"benchmarks.ours:{function}", **{name: f"benchmarks.rivals:{function}" for name in options.rival}}
+
+
+# --------------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure(
+    work: str,
+    sides: Mapping[str, str],
+    spec: Mapping[str, Any],
+    *,
+    units: int,
+    unit: str,
+    tolerance: float,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """The measurements of one piece of work, by its sides.
+
+    Args:
+      work: its name in the table.
+      sides: `MODULE:FUNCTION` of each side, ours first.
+      spec: what the functions are given, as JSON; `device` and `side` are added.
+      units: how much of it is done in one go, such as the clips of a batch.
+      unit: what those are.
+      tolerance: the largest difference of outputs from ours, as a share of ours' largest value, that is taken for the same.
+      options: the shared flags.
+
+    Raises:
+      BenchmarkError: a side fails, or its outputs differ from ours.
+    """
+    result: dict[str, Any] = {"work": work, "spec": dict(spec), "units": units, "unit": unit, "sides": {}, "left_out": {}}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        workers: dict[str, _Worker] = {}
+        expected, device = np.zeros(0), "cpu"
+        for name, target in sides.items():
+            tqdm.tqdm.write(f"{work}: {name} loads", file=sys.stderr)
+            given = {**spec, "side": name, "device": device, "variants": options.variants}
+            worker = stack.enter_context(_worker(name, target, given, folder / name, shared=len(sides) > 1))
+            about = worker.answer()
+            if "unavailable" in about:
+                result["left_out"][name] = about["unavailable"]
+                tqdm.tqdm.write(f"{work}: {name} is left out: {about['unavailable']}", file=sys.stderr)
+                continue
+            found = np.load(folder / name / "outputs.npy")
+            if name == OURS:
+                expected, device = found, "cuda" if about["platform"] in ("gpu", "cuda") else about["platform"]
+            difference = _difference(name, found, expected)
+            if not difference <= tolerance:
+                raise BenchmarkError(
+                    f"{work}: {name} differs from ours by {difference:.1e} of the largest value; at most {tolerance:.1e} is "
+                    "taken for the same work: nothing was timed"
+                )
+            workers[name] = worker
+            result["sides"][name] = {"about": about, "difference": difference, "laps": []}
+        counts = {name: max(1, round(options.seconds / worker.run(1)["seconds"])) for name, worker in workers.items()}
+        names = list(workers)
+        for number in tqdm.trange(options.rounds, desc=work, unit="round", disable=None):
+            for position in range(len(names)):
+                name = names[(number + position) % len(names)]
+                time.sleep(_PAUSE_SEC)
+                lap = workers[name].run(counts[name])
+                result["sides"][name]["laps"].append({"units": units * counts[name], **lap})
+    return result
+
+
+class _Worker:
+    """A side's process."""
+
+    def __init__(self, name: str, process: "subprocess.Popen[str]"):
+        self.name, self._process = name, process
+
+    def answer(self) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+          BenchmarkError: it ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError(f"{self.name} ended with status {self._process.wait()}; what it said stands above")
+        return json.loads(line)
+
+    def run(self, count: int) -> dict[str, float]:
+        """Seconds of that many times the work, by the clock and of its processors.
+
+        Raises:
+          BenchmarkError: it ended.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+        return self.answer()
+
+
+@contextlib.contextmanager
+def _worker(name: str, target: str, spec: Mapping[str, Any], folder: Path, *, shared: bool) -> Iterator[_Worker]:
+    """A side's process, which ends with the block. `shared`: it is not alone on its device."""
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps({**spec, "folder": str(folder)}))
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"tsp_jax_benchmarks_xla_{os.getuid()}")}
+    if shared:
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.5"
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _WORK, target, str(folder / "spec.json")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, **os.environ, "PYTHONPATH": path},
+    )
+    try:
+        yield _Worker(name, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        raise BenchmarkError(f"{name} gives outputs of shape {found.shape}, ours are {expected.shape}")
+    return float(np.max(np.abs(found.astype(np.float64) - expected)) / np.max(np.abs(expected)))
+
+
+# --------------------------------------------------------------------------------------------------------------- reporting
+
+
+def heading(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result begins with: the command, the machine, the time, the commit."""
+    return {
+        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "load_before": os.getloadavg(),
+        "options": {key: value for key, value in vars(options).items() if isinstance(value, str | int | float | list | None)},
+        "measured": [],
+    }
+
+
+def finish(result: dict[str, Any], options: argparse.Namespace) -> None:
+    """Prints the tables, and writes the JSON where one is asked for."""
+    result["load_after"] = os.getloadavg()
+    if options.json:
+        with files.replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+    loads = f"load {result['load_before'][0]:.1f} before, {result['load_after'][0]:.1f} after"
+    print(f"{result['machine']}; Python {result['python']}; commit {result['commit']}; {result['date']}; {loads}")
+    print(table(result["measured"]))
+    for reason in sorted(
+        {f"{name} is left out: {why}" for item in result["measured"] for name, why in item["left_out"].items()}
+    ):
+        print(f"\n{reason}")
+
+
+def table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each side of each work: medians and ranges over the rounds; ratios are taken round by round."""
+    rows = ["| work | side | clips a second | range | ours is faster by | differs from ours by |", "| --- " * 6 + "|"]
+    for item in measured:
+        ours = [lap["units"] / lap["seconds"] for lap in item["sides"][OURS]["laps"]]
+        for name, side in item["sides"].items():
+            speeds = [lap["units"] / lap["seconds"] for lap in side["laps"]]
+            ratios = [a / b for a, b in zip(ours, speeds, strict=True)]
+            faster = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if name != OURS else ""
+            differs = f"{side['difference']:.1e}" if name != OURS else ""
+            called = " ".join(filter(None, [name, f"({side['about']['how']})" if side["about"].get("how") else ""]))
+            spread = f"{min(speeds):.3g} to {max(speeds):.3g}"
+            rows.append(f"| {item['work']} | {called} | {statistics.median(speeds):.3g} | {spread} | {faster} | {differs} |")
+    return "\n".join(rows)
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Of these packages."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def commit() -> str:
+    """That of the code, by git."""
+    with contextlib.suppress(OSError):
+        result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
+        return result.stdout.strip() or "unknown"
+    return "unknown"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.machine()
+
+
+# ------------------------------------------------------------------------------------------------------------------ worker
+
+
+def work(target: str, spec_json: str) -> None:
+    """What a side's process does."""
+    # What libraries print must not stand among the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    spec = json.loads(Path(spec_json).read_text())
+    module, _, function = target.partition(":")
+    try:
+        side: Side = getattr(importlib.import_module(module), function)(spec)
+    except UnavailableError as error:
+        answers.write(json.dumps({"unavailable": str(error)}) + "\n")
+        return
+    np.save(Path(spec["folder"]) / "outputs.npy", side.outputs)
+    answers.write(json.dumps(side.about) + "\n")
+    for line in sys.stdin:
+        began, began_cpu = time.perf_counter(), time.process_time()
+        side.run(int(line))
+        lap = {"seconds": time.perf_counter() - began, "processor_seconds": time.process_time() - began_cpu}
+        answers.write(json.dumps(lap) + "\n")

@@ -1,0 +1,59 @@
+"""Clips a second of the networks alone: forward, as extraction runs them, and a step of training; beside PyTorch's.
+
+Clips lie on the device, normalized; nothing is read or sent. All sides have the same seeded weights and clips, and must give
+the same features, or the same losses and gradient norms in their first two steps, before anything is timed.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+
+from benchmarks import alternate
+from tsp_jax import cli
+
+BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
+LABEL_COUNTS = (200, 2)
+# Of the largest value. Measured: below 2e-5 and 2e-2.
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.model",
+        description=__doc__,
+        epilog="example: python -m benchmarks.model --backbone r3d_18 --mode forward --dtype float32 --rounds 3",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--backbone", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    add("--mode", nargs="+", choices=("forward", "step"), default=["forward", "step"])
+    add("--dtype", nargs="+", choices=list(TOLERANCES), default=["float32", "bfloat16"], help="`released` is float32 in all")
+    add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips; a CPU gains nothing from more than 4")
+    add("--clip", type=cli.positive_int, nargs=3, default=[16, 112, 112], metavar=("T", "H", "W"), help="frames, height, width")
+    alternate.add_flags(parser)
+    options = parser.parse_args(arguments)
+    result = alternate.heading(options)
+    try:
+        for mode, backbone, dtype, batch in itertools.product(options.mode, options.backbone, options.dtype, options.batch):
+            spec = {"backbone": backbone, "dtype": dtype, "batch": batch, "clip": options.clip, "label_counts": LABEL_COUNTS}
+            measured = alternate.measure(
+                f"{mode} {backbone} {dtype}, {batch} clips",
+                alternate.sides(mode, options),
+                spec,
+                units=batch,
+                unit="clips",
+                tolerance=TOLERANCES[dtype],
+                options=options,
+            )
+            result["measured"].append(measured)
+    except alternate.BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    alternate.finish(result, options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
