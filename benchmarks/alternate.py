@@ -171,22 +171,26 @@ def _worker(name: str, target: str, spec: Mapping[str, Any], folder: Path, *, sh
     """A side's process, which ends with the block. `shared`: it is not alone on its device."""
     folder.mkdir()
     (folder / "spec.json").write_text(json.dumps({**spec, "folder": str(folder)}))
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"tsp_jax_benchmarks_xla_{os.getuid()}")}
-    if shared:
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.5"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _WORK, target, str(folder / "spec.json")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**environment, **os.environ, "PYTHONPATH": path},
+        # Else the first to come takes three quarters of a GPU's memory.
+        env={**({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"} if shared else {}), **environment()},
     )
     try:
         yield _Worker(name, process)
     finally:
         process.kill()
         process.wait()
+
+
+def environment() -> dict[str, str]:
+    """That of a child: it finds this project, and keeps compiled programs."""
+    cache = str(Path(tempfile.gettempdir()) / f"tsp_jax_benchmarks_xla_{os.getuid()}")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"JAX_COMPILATION_CACHE_DIR": cache, **os.environ, "PYTHONPATH": path}
 
 
 def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
@@ -220,7 +224,8 @@ def finish(result: dict[str, Any], options: argparse.Namespace) -> None:
             temporary.write_text(json.dumps(result, indent=1) + "\n")
     loads = f"load {result['load_before'][0]:.1f} before, {result['load_after'][0]:.1f} after"
     print(f"{result['machine']}; Python {result['python']}; commit {result['commit']}; {result['date']}; {loads}")
-    print(table(result["measured"]))
+    for text in [*([table(result["measured"])] if result["measured"] else []), *result.get("tables", ())]:
+        print(f"\n{text}")
     for reason in sorted(
         {f"{name} is left out: {why}" for item in result["measured"] for name, why in item["left_out"].items()}
     ):

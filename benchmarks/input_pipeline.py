@@ -7,19 +7,17 @@ own frames alone. Rounds alternate on one core; times are that core's own, so ot
 
 import argparse
 import contextlib
-import importlib.metadata
+import datetime
 import io
 import itertools
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import numpy as np
 import tqdm
 from jaxtyping import UInt8
 
+from benchmarks import alternate, reading
 from data_builders import build, groundtruth, metadata, standardize, synthetic
 from tsp_jax import annotations, clips, input_pipeline, records, segments, transforms, video_writing
 
@@ -97,19 +96,9 @@ def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) 
       lean: convert these frames alone; else all up to the end of the clip's last fifteenth of a second, as the original does.
     """
     first, past = int(frame_numbers[0]), int(frame_numbers[-1]) + round(fps / records.FRAME_RATE)
-    found: dict[int, np.ndarray] = {}
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        time_base = stream.time_base or Fraction(1, 90000)
-        container.seek(round(first / fps / time_base), stream=stream)
-        wanted = set(frame_numbers.tolist()) if lean else set(range(first, past + 1))
-        for frame in container.decode(stream):
-            number = round(float((frame.pts or 0) * time_base) * fps)
-            if number in wanted:
-                found[number] = frame.to_ndarray(format="rgb24")
-            if number >= max(wanted):
-                break
+    wanted = set(frame_numbers.tolist()) if lean else set(range(first, past + 1))
+    read = reading.seek(path, first / fps, max(wanted) / fps, lambda sec: round(sec * fps) in wanted)
+    found = {round(sec * fps): pixels for sec, pixels in read}
     return np.stack([transforms.resize(found[number]) for number in frame_numbers.tolist()])
 
 
@@ -216,8 +205,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "stages_ms_per_clip": stages,
         "record_bytes": int(split.index.shard_bytes.sum() / split.index.shard_records.sum()),
         "machine": f"{platform.machine()}, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}",
-        "versions": {name: importlib.metadata.version(name) for name in ("grain", "array_record", "simplejpeg", "av", "jax")},
-        "commit": _commit(),
+        "versions": alternate.versions("grain", "array_record", "simplejpeg", "av", "jax"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": alternate.commit(),
     }
 
 
@@ -234,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=640, help="clips a round, a tenth of them by seeking")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where the data lies or goes; a temporary one otherwise")
-    parser.add_argument("--json", help="a file for all numbers")
+    parser.add_argument("--json", metavar="FILE", help="for all numbers")
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
         folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory()))
@@ -261,13 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{megabytes * 1000 / whole:.0f} MB/s a core from storage or its cache."
     )
     return 0
-
-
-def _commit() -> str:
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return result.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = alternate.heading(options)
     try:
         for mode, backbone, dtype, batch in itertools.product(options.mode, options.backbone, options.dtype, options.batch):
-            spec = {"backbone": backbone, "dtype": dtype, "batch": batch, "clip": options.clip, "label_counts": LABEL_COUNTS}
+            spec = {"backbone": backbone, "label_counts": LABEL_COUNTS, "gvf": True}
+            spec |= {"dtype": dtype, "batch": batch, "clip": options.clip}
             measured = alternate.measure(
                 f"{mode} {backbone} {dtype}, {batch} clips",
                 alternate.sides(mode, options),
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except alternate.BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     alternate.finish(result, options)
     return 0
 

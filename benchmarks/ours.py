@@ -1,6 +1,11 @@
 """Our sides of the benchmarks, as the commands of this project compute."""
 
+import functools
+import json
 import math
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -10,7 +15,7 @@ from jaxtyping import Array
 
 from benchmarks import alternate, seeded
 from convert import torch_names
-from tsp_jax import checkpoints, encoder, optim, train_step
+from tsp_jax import checkpoints, encoder, optim, sharding, train_step, transforms
 from tsp_jax.models import functional, tsp
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
@@ -46,14 +51,7 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     The outputs are losses and gradient norms of the first two steps.
     """
     checkpoint = seeded_checkpoint(spec)
-    optimizer = optim.sgd(
-        backbone_lr=seeded.BACKBONE_LR,
-        fc_lr=seeded.FC_LR,
-        momentum=seeded.MOMENTUM,
-        weight_decay=seeded.WEIGHT_DECAY,
-        warmup_steps=0,
-        milestones=(),
-    )
+    optimizer = _optimizer()
     one = train_step.make_train_step(
         checkpoint.config,
         optimizer,
@@ -78,18 +76,118 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     return alternate.Side(run, np.array(outputs), _about(spec))
 
 
+# -------------------------------------------------------------------------------------------------------- for extract.py
+
+
+def extraction(spec: dict[str, Any]) -> alternate.Side:
+    """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
+    from tsp_jax import annotations, clips, extract, features  # networks alone can be timed without what these need
+
+    # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
+    encoder._make_step = functools.cache(encoder._make_step)
+    checkpoint, output = seeded_checkpoint(spec), Path(spec["folder"]) / "features.h5"
+    videos = annotations.list_videos(spec["videos"])
+    geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
+    settings = extract.Settings(geometry, "pyav", spec["dtype"], spec["batch"], os.cpu_count() or 1)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            with features.Writer(output, extract.run_attributes(checkpoint, settings), overwrite=True) as writer:
+                summary = extract.extract(checkpoint, videos, writer, settings)
+            if summary.failures:
+                raise RuntimeError(f"{summary.failures[0]}")
+
+    run(1)
+    rows = [features.read(output, item.name).features for item in videos]
+    return alternate.Side(run, np.concatenate(rows), _about(spec))
+
+
+def write_checkpoint(spec_json: str, path: str) -> None:
+    """Writes seeded weights as a checkpoint folder."""
+    checkpoints.save(path, seeded_checkpoint(json.loads(spec_json)))
+
+
+def startup(spec_json: str) -> None:
+    """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
+    spec, times = json.loads(spec_json), [time.time()]
+    checkpoint = checkpoints.open_any(spec["checkpoint"])
+    times.append(time.time())
+    pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
+    frames = [transforms.TappedFrame(number, pixels, taps) for number in range(spec["clip_len"])]
+    given = {"clip_len": spec["clip_len"], "stride": 16, "dtype": spec["dtype"], "batch_size": spec["batch"]}
+    made = encoder.Encoder(checkpoint, **given)
+    made.add("clip", "video", frames)
+    made.flush()
+    times.append(time.time())
+    stages = ("imports", "read_checkpoint", "first_features")
+    seconds = np.diff([spec["began"], *times]).tolist()
+    print(json.dumps({f"{stage}_sec": value for stage, value in zip(stages, seconds, strict=True)}))
+
+
+# ---------------------------------------------------------------------------------------------------------- for train.py
+
+
+def training(spec: dict[str, Any]) -> alternate.Side:
+    """Steps of training from records, read ahead as the command does. The outputs are the losses of the first two."""
+    from tsp_jax import config, input_pipeline, train  # likewise
+
+    checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh()
+    split = input_pipeline.open_split(spec["records"], "train")
+    optimizer = _optimizer()
+    one = train_step.make_train_step(
+        checkpoint.config,
+        optimizer,
+        heads=("action", "temporal_region"),
+        alphas=(1.0, 1.0),
+        dtype=encoder.DTYPES[spec["dtype"]],
+        mesh=mesh,
+    )
+    batches = input_pipeline.train_batches(
+        split, global_batch_size=spec["batch"], seed=0, balanced=True, num_threads=config.Run().reader_threads
+    )
+    ahead = train.Prefetch(batches, mesh)
+    state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
+    losses = []
+
+    def run(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            batch, _ = ahead.take()
+            state, seen = one(state, batch)
+            ahead.fetch()
+            losses.append(float(seen.loss))
+
+    run(2)
+    return alternate.Side(run, np.array(losses), _about(spec))
+
+
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
 def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
     """The backbone with two heads and a GVF, and the weights that PyTorch's sides have too."""
-    shapes = torch_names.torch_shapes(tsp.ModelConfig(spec["backbone"], tuple(spec["label_counts"]), gvf=True))
+    wanted = tsp.ModelConfig(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
+    origin = checkpoints.Origin("seeded weights of the benchmarks")
+    if spec["backbone"] == "r3d_tiny":  # which PyTorch does not know
+        return checkpoints.make(wanted, functional.init(wanted, 0), origin)
+    shapes = torch_names.torch_shapes(wanted)
     values = {
         key: np.asarray(value, value.dtype if value.dtype.kind == "i" else np.float32)
         for key, value in seeded.state(shapes, 0).items()
     }
-    config, variables = torch_names.from_state_dict(values)
-    return checkpoints.make(config, variables, checkpoints.Origin("seeded weights of the benchmarks"))
+    found, variables = torch_names.from_state_dict(values)
+    return checkpoints.make(found, variables, origin)
+
+
+def _optimizer() -> optim.Optimizer:
+    return optim.sgd(
+        backbone_lr=seeded.BACKBONE_LR,
+        fc_lr=seeded.FC_LR,
+        momentum=seeded.MOMENTUM,
+        weight_decay=seeded.WEIGHT_DECAY,
+        warmup_steps=0,
+        milestones=(),
+    )
 
 
 def _batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:

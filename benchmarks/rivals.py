@@ -7,21 +7,32 @@ takes the fastest. A variant is names joined by plus signs:
   channels_last  weights and clips as channels_last_3d
   folded         BatchNorm folded into the convolutions
   frozen         traced, frozen and optimized for inference, which on a CPU hands whole blocks to oneDNN
-  compiled       by torch.compile, with cudnn's and Inductor's autotuning
+  compiled       by torch.compile
   cast           weights and clips in bfloat16, in place of autocast
+
+Cudnn chooses its algorithms by trying them, for all sides. On a CPU, torch.compile was tried and left out: it takes more than a
+minute to load, and its forward pass was slower than `frozen` (R3D-18, four clips, two x86-64 cores: 824 to 614 ms a clip).
 
 With bfloat16, autocast is on in every variant but `cast`. In float32, products are float32 (no TF32), as ours are.
 """
 
+import collections
 import contextlib
 import copy
+import functools
+import os
+import pickle
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import alternate, seeded
+from benchmarks import alternate, reading, seeded
+from tsp_jax import clips, transforms
 
 try:
     import torch
@@ -35,20 +46,17 @@ except ModuleNotFoundError as error:
 FORWARD = {
     ("cpu", "float32"): ("channels_last", "folded+channels_last", "frozen"),
     ("cpu", "bfloat16"): ("channels_last", "folded+channels_last", "folded+channels_last+cast"),
-    ("cuda", "float32"): ("eager", "folded", "folded+channels_last", "folded+channels_last+compiled"),
-    ("cuda", "bfloat16"): (
-        "channels_last",
-        "folded+channels_last+cast",
-        "channels_last+compiled",
-        "folded+channels_last+cast+compiled",
-    ),
+    ("cuda", "float32"): ("folded", "folded+channels_last", "folded+compiled"),
+    ("cuda", "bfloat16"): ("channels_last", "folded+channels_last+cast", "folded+channels_last+cast+compiled"),
 }
 STEP = {
     ("cpu", "float32"): ("eager", "channels_last"),
     ("cpu", "bfloat16"): ("eager", "channels_last"),
-    ("cuda", "float32"): ("eager", "channels_last", "channels_last+compiled"),
+    ("cuda", "float32"): ("eager", "channels_last", "compiled"),
     ("cuda", "bfloat16"): ("channels_last", "channels_last+compiled"),
 }
+DATA_LOADER_WORKERS = 2  # the original's default
+RATE = 15.0  # frames a second within a clip
 
 Encode = Callable[["torch.Tensor"], "torch.Tensor"]
 
@@ -89,7 +97,7 @@ def step(spec: dict[str, Any]) -> alternate.Side:
         return lambda: trainer.step(placed, gvf, labels)
 
     variants = ["eager"] if spec["side"] == "released" else spec["variants"] or STEP[device.type, spec["dtype"]]
-    chosen = _fastest(variants, make, device) if len(variants) > 1 else variants[0]
+    chosen = _fastest(variants, make, device)
     one = make(chosen)
     outputs = [float(value) for _ in range(2) for value in one()]
 
@@ -135,6 +143,232 @@ class Trainer:
         return loss.detach(), norm
 
 
+# -------------------------------------------------------------------------------------------------------- for extract.py
+
+
+def extraction(spec: dict[str, Any]) -> alternate.Side:
+    """All features of a folder's videos, written to a pickle for each. The outputs are the features."""
+    device = _prepare(spec)
+    network = _network(spec, device).features
+    geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
+    plans = [reading.plan(path, geometry) for path in sorted(Path(spec["videos"]).iterdir())]
+    shape = spec["batch"], 3, spec["clip_len"], *transforms.CROP
+    encode, how = _encoder(spec, network, torch.randn(shape, device=device))
+    once = _extract_seeking if spec["side"] == "released" else _extract_decoding_once
+    found: list[torch.Tensor] = []
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            found[:] = [rows.float().cpu() for rows in once(plans, encode, spec["batch"], device)]
+            for item, rows in zip(plans, found, strict=True):
+                with (Path(spec["folder"]) / f"{item.path.stem}.pkl").open("wb") as file:
+                    pickle.dump(rows.numpy(), file)
+
+    run(1)
+    return alternate.Side(run, torch.cat(found).numpy(), _about(spec, device, how))
+
+
+class _Seeking(torch.utils.data.Dataset):
+    """Clips, each sought and decoded for itself."""
+
+    def __init__(self, plans: Sequence["reading.Plan"]):
+        self.clips = [(item, numbers) for item in plans for numbers in item.clips]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> "torch.Tensor":
+        item, numbers = self.clips[index]
+        begin_sec = float(item.frame_sec[numbers[0]])
+        read = reading.seek(item.path, begin_sec, begin_sec + len(numbers) / RATE)
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in read])[numbers - numbers[0]])
+        return _centre(pixels).transpose(0, 1)
+
+
+def _extract_seeking(
+    plans: Sequence["reading.Plan"], encode: Encode, batch: int, device: "torch.device"
+) -> "tuple[torch.Tensor, ...]":
+    loader = torch.utils.data.DataLoader(
+        _Seeking(plans), batch, num_workers=DATA_LOADER_WORKERS, pin_memory=device.type == "cuda"
+    )
+    rows = [encode(clips.to(device, non_blocking=True)).cpu() for clips in loader]
+    return torch.cat(rows).split([len(item.clips) for item in plans])
+
+
+def _extract_decoding_once(
+    plans: Sequence["reading.Plan"], encode: Encode, batch: int, device: "torch.device"
+) -> "tuple[torch.Tensor, ...]":
+    """Threads decode a video each, once; a frame is resized once, and sent once a batch however many clips share it."""
+    ready: queue.Queue[tuple[int, int, list[torch.Tensor]] | None] = queue.Queue(2 * batch)
+    jobs = collections.deque(range(len(plans)))
+
+    def decode() -> None:
+        try:
+            while jobs:
+                try:
+                    job = jobs.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                for row, frames in _clips_decoded_once(plans[job]):
+                    ready.put((job, row, frames))
+        finally:
+            ready.put(None)
+
+    threads = [threading.Thread(target=decode, daemon=True) for _ in range(min(os.cpu_count() or 1, len(plans)))]
+    for thread in threads:
+        thread.start()
+    places: list[tuple[int, int]] = []
+    rows: list[torch.Tensor] = []
+    waiting: list[tuple[int, int, list[torch.Tensor]]] = []
+
+    def send() -> None:
+        frames = {id(frame): frame for _, _, clip in waiting for frame in clip}
+        slots = {key: slot for slot, key in enumerate(frames)}
+        index = torch.tensor([[slots[id(frame)] for frame in clip] for _, _, clip in waiting])
+        if device.type == "cuda":  # one shape for compiled programs
+            index = torch.cat([index, index[:1].expand(batch - len(index), -1)])
+        pool = torch.stack(list(frames.values()))
+        pool = pool.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pool
+        rows.append(encode(pool[index.to(device)].transpose(1, 2))[: len(waiting)])
+        places.extend((job, row) for job, row, _ in waiting)
+        waiting.clear()
+
+    ended = 0
+    while ended < len(threads):
+        clip = ready.get()
+        ended += clip is None
+        waiting += [clip] if clip is not None else []
+        if len(waiting) == batch:
+            send()
+    if waiting:
+        send()
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return torch.cat(rows)[order].split([len(item.clips) for item in plans])
+
+
+def _clips_decoded_once(item: "reading.Plan") -> Iterator[tuple[int, list["torch.Tensor"]]]:
+    """Each clip of a video once its last frame is there."""
+    row, kept = 0, {}
+    for number, pixels in reading.once(item.path, set(item.clips.ravel().tolist())):
+        kept[number] = _centre(torch.from_numpy(pixels)[None])[0]
+        while row < len(item.clips) and item.clips[row, -1] <= number:
+            yield row, [kept[number] for number in item.clips[row].tolist()]
+            row += 1
+        for old in [old for old in kept if row == len(item.clips) or old < item.clips[row, 0]]:
+            del kept[old]
+
+
+def _resized(pixels: "torch.Tensor") -> "torch.Tensor":
+    """Frames uint8 `t h w c` as float `t c 128 171` in [0, 1]."""
+    return nn.functional.interpolate(
+        pixels.permute(0, 3, 1, 2).float() / 255, transforms.RESIZED, mode="bilinear", align_corners=False
+    )
+
+
+def _normalized(frames: "torch.Tensor") -> "torch.Tensor":
+    """Frames `... t c h w` in [0, 1] to zero mean and unit variance over Kinetics."""
+    mean, std = (torch.tensor(values, device=frames.device)[:, None, None] for values in (transforms.MEAN, transforms.STD))
+    return (frames - mean) / std
+
+
+def _centre(pixels: "torch.Tensor") -> "torch.Tensor":
+    """Frames uint8 `t h w c` as the network takes them, float `t c 112 112`."""
+    return _normalized(_resized(pixels)[:, :, 8:120, 30:142])
+
+
+# ---------------------------------------------------------------------------------------------------------- for train.py
+
+
+def training(spec: dict[str, Any]) -> alternate.Side:
+    """Steps of training on the clips that ours trains on. The outputs are the losses of the first two.
+
+    `released` seeks each clip in its video; `best` reads our records by our own pipeline, and trims them on the device.
+    """
+    device, released = _prepare(spec), spec["side"] == "released"
+    batches = _sought_batches(spec) if released else _batches_of_records(spec)
+    variants = ["eager"] if released else spec["variants"] or STEP[device.type, spec["dtype"]]
+    first = next(batches)
+
+    def make(variant: str) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
+        trainer = Trainer(_network(spec, device), variant, "float32" if released else spec["dtype"])
+
+        def one(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            placed = {key: values.to(device, non_blocking=True) for key, values in batch.items()}
+            labels = [placed["action"].long(), placed["temporal_region"].long()]
+            clips = placed["clips"] if released else _windows(placed)
+            return trainer.step(trainer.place(clips), None, labels)[0]
+
+        return one
+
+    chosen = (
+        _fastest(variants, lambda variant: functools.partial(make(variant), first), device)
+        if len(variants) > 1
+        else variants[0]
+    )
+    one = make(chosen)
+    losses = [float(one(first)), float(one(next(batches)))]
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            float(one(next(batches)))
+
+    return alternate.Side(run, np.array(losses), _about(spec, device, "" if released else chosen))
+
+
+def _sought_batches(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
+    from tsp_jax import input_pipeline, segments
+
+    split = input_pipeline.open_split(spec["records"], "train")
+    clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=0)
+    rows = segments.read_groundtruth(spec["truth"])
+
+    class Sought(torch.utils.data.Dataset):
+        """The clips of the epochs, one after another, each sought and decoded for itself."""
+
+        def __len__(self) -> int:
+            return 1 << 24
+
+        def __getitem__(self, number: int) -> dict[str, Any]:
+            drawn = clip(number)
+            segment = rows[int(split.index.segment_row[drawn.segment])]
+            grid = clips.resampled(segment.num_frames, segment.fps, RATE)[drawn.place : drawn.place + 16]
+            read = reading.seek(
+                Path(spec["videos"]) / segment.filename, grid[0] / segment.fps, grid[-1] / segment.fps + 1 / RATE
+            )
+            frames = _resized(torch.from_numpy(np.stack([pixels for _, pixels in read])[grid - grid[0]]))
+            frames = frames.flip(-1) if drawn.flip else frames
+            frames = _normalized(frames)[:, :, drawn.top : drawn.top + 112, drawn.left : drawn.left + 112]
+            return {
+                "clips": frames.transpose(0, 1),
+                "action": int(split.index.segment_action[drawn.segment]),
+                "temporal_region": int(split.index.segment_temporal_region[drawn.segment]),
+            }
+
+    loader = torch.utils.data.DataLoader(
+        Sought(), spec["batch"], num_workers=DATA_LOADER_WORKERS, pin_memory=spec["device"] == "cuda"
+    )
+    return iter(loader)
+
+
+def _batches_of_records(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
+    from tsp_jax import config, input_pipeline
+
+    split = input_pipeline.open_split(spec["records"], "train")
+    threads = config.Run().reader_threads
+    for batch in input_pipeline.train_batches(
+        split, global_batch_size=spec["batch"], seed=0, balanced=True, num_threads=threads
+    ):
+        yield {key: torch.from_numpy(values) for key, values in batch.items()}
+
+
+def _windows(batch: dict[str, "torch.Tensor"]) -> "torch.Tensor":
+    """Clips `b c t 112 112`, mirrored, cut to their windows and normalized."""
+    cut = []
+    for frames, (top, left), flip in zip(batch["video"], batch["crop"].tolist(), batch["flip"].tolist(), strict=True):
+        cut.append((frames.flip(2) if flip else frames)[:, top : top + 112, left : left + 112])
+    return _normalized(torch.stack(cut).permute(0, 1, 4, 2, 3).float() / 255).transpose(1, 2)
+
+
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -154,8 +388,8 @@ def _batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _network(spec: dict[str, Any], device: "torch.device") -> "torch_networks.Reference":
-    """The backbone with two heads and a GVF, its weights those of the spec's seed, in evaluation mode."""
-    network = torch_networks.build(spec["backbone"], tuple(spec["label_counts"]), gvf=True)
+    """The backbone with two heads and, where asked for, a GVF, its weights those of the spec's seed, in evaluation mode."""
+    network = torch_networks.build(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     network.load_state_dict({key: torch.as_tensor(values) for key, values in seeded.state(shapes, 0).items()})
     return network.to(device)
@@ -181,7 +415,7 @@ def _encoder(spec: dict[str, Any], network: nn.Module, clips: "torch.Tensor") ->
         encode = _variant(network, clips, variant, spec["dtype"])
         return lambda: encode(clips)
 
-    chosen = _fastest(variants, make, clips.device) if len(variants) > 1 else variants[0]
+    chosen = _fastest(variants, make, clips.device)
     return _variant(network, clips, chosen, spec["dtype"]), chosen
 
 
@@ -201,7 +435,7 @@ def _variant(network: nn.Module, clips: "torch.Tensor", variant: str, dtype: str
             traced: Any = torch.jit.trace(network, clips.contiguous(memory_format=layout), check_trace=False)
             program = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
     if "compiled" in parts:
-        program = torch.compile(network, mode="max-autotune")
+        program = torch.compile(network)
     # Frozen and compiled programs may not be given tensors of inference mode.
     mode = torch.no_grad if parts & {"frozen", "compiled"} else torch.inference_mode
 
@@ -216,8 +450,10 @@ def _autocast(device: "torch.device", dtype: str) -> "contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
 
-def _fastest(variants: Iterable[str], make: Callable[[str], Callable[[], Any]], device: "torch.device") -> str:
+def _fastest(variants: Sequence[str], make: Callable[[str], Callable[[], Any]], device: "torch.device") -> str:
     """The variant that does its work soonest: the better of two runs after one to warm up."""
+    if len(variants) == 1:
+        return variants[0]
     seconds = {}
     for variant in variants:
         one = make(variant)

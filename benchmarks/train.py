@@ -1,0 +1,72 @@
+"""Clips a second of training end to end, beside PyTorch's: reading, steps, updates.
+
+All sides train on the same clips with the same weights, and must have the same losses in their first two steps before anything
+is timed. Ours reads records; `released` seeks each clip in the videos that the records were made of; `best` reads the records
+by our pipeline, and trains in PyTorch.
+"""
+
+import argparse
+import contextlib
+import itertools
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import alternate, input_pipeline, model
+from data_builders import labels
+from tsp_jax import cli, segments
+
+# Records are JPEG, so that losses differ a little from those of the source's own frames.
+TOLERANCES = {"float32": 0.02, "bfloat16": 0.05}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train",
+        description=__doc__,
+        epilog="example: python -m benchmarks.train --backbone r3d_18 --rounds 3",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--backbone", nargs="+", choices=model.BACKBONES, default=["r3d_18"])
+    add("--dtype", nargs="+", choices=list(TOLERANCES), default=["float32"], help="`released` is float32 in all")
+    add("--batch", type=cli.positive_int, default=8, help="clips, an even number; the original's is 32")
+    add("--source", metavar="DIR", help="of videos; synthetic ones otherwise")
+    add("--videos", type=cli.positive_int, default=5, help="synthetic ones; three of five are read")
+    add("--height", type=cli.positive_int, default=240, help="of synthetic videos")
+    add("--folder", metavar="DIR", help="where videos and records are made, to be used again; a temporary one otherwise")
+    alternate.add_flags(parser)
+    options = parser.parse_args(arguments)
+    result = alternate.heading(options)
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
+            videos, truth, records = input_pipeline.prepare(folder, options.source, options.videos, options.height)
+            actions = labels.action_labels(segments.read_groundtruth(truth))
+            for backbone, dtype in itertools.product(options.backbone, options.dtype):
+                spec = {"backbone": backbone, "label_counts": (len(actions), 2), "gvf": False, "dtype": dtype}
+                spec |= {"batch": options.batch, "videos": str(videos), "truth": str(truth), "records": str(records)}
+                measured = alternate.measure(
+                    f"train {backbone} {dtype}, {options.batch} clips",
+                    alternate.sides("training", options),
+                    spec,
+                    units=options.batch,
+                    unit="clips",
+                    tolerance=TOLERANCES[dtype],
+                    options=options,
+                )
+                result["measured"].append(measured)
+    except (alternate.BenchmarkError, OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    alternate.finish(result, options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
