@@ -80,8 +80,7 @@ def measure(
     sides: Mapping[str, str],
     spec: Mapping[str, Any],
     *,
-    units: int,
-    unit: str,
+    clips: int,
     tolerance: float,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -91,15 +90,14 @@ def measure(
       work: its name in the table.
       sides: `MODULE:FUNCTION` of each side, ours first.
       spec: what the functions are given, as JSON; `device` and `side` are added.
-      units: how much of it is done in one go, such as the clips of a batch.
-      unit: what those are.
+      clips: how many it is about.
       tolerance: the largest difference of outputs from ours, as a share of ours' largest value, that is taken for the same.
       options: the shared flags.
 
     Raises:
       BenchmarkError: a side fails, or its outputs differ from ours.
     """
-    result: dict[str, Any] = {"work": work, "spec": dict(spec), "units": units, "unit": unit, "sides": {}, "left_out": {}}
+    result: dict[str, Any] = {"work": work, "spec": dict(spec), "clips": clips, "sides": {}, "left_out": {}}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workers: dict[str, _Worker] = {}
@@ -131,7 +129,7 @@ def measure(
                 name = names[(number + position) % len(names)]
                 time.sleep(_PAUSE_SEC)
                 lap = workers[name].run(counts[name])
-                result["sides"][name]["laps"].append({"units": units * counts[name], **lap})
+                result["sides"][name]["laps"].append({"clips": clips * counts[name], **lap})
     return result
 
 
@@ -202,9 +200,9 @@ def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------------------- reporting
 
 
-def heading(options: argparse.Namespace) -> dict[str, Any]:
-    """What a result begins with: the command, the machine, the time, the commit."""
-    return {
+def begin(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result begins with: the command, the machine, the time, the commit; it is printed."""
+    result = {
         "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -214,31 +212,49 @@ def heading(options: argparse.Namespace) -> dict[str, Any]:
         "options": {key: value for key, value in vars(options).items() if isinstance(value, str | int | float | list | None)},
         "measured": [],
     }
+    print(f"{result['machine']}; Python {result['python']}; commit {result['commit']}; {result['date']}\n", flush=True)
+    return result
+
+
+def add(result: dict[str, Any], measured: dict[str, Any], options: argparse.Namespace) -> None:
+    """Adds a piece of work: prints its rows and writes the JSON, so that a benchmark that is killed has told what it knew."""
+    lines = table([*result["measured"], measured]).splitlines()
+    shown = len(table(result["measured"]).splitlines()) if result["measured"] else 0
+    print("\n".join(lines[shown:]), flush=True)
+    result["measured"].append(measured)
+    _write(result, options)
 
 
 def finish(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """Prints the tables, and writes the JSON where one is asked for."""
+    """Prints what is left to be told, and writes the JSON where one is asked for."""
     result["load_after"] = os.getloadavg()
-    if options.json:
-        with files.replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
-    loads = f"load {result['load_before'][0]:.1f} before, {result['load_after'][0]:.1f} after"
-    print(f"{result['machine']}; Python {result['python']}; commit {result['commit']}; {result['date']}; {loads}")
-    for text in [*([table(result["measured"])] if result["measured"] else []), *result.get("tables", ())]:
-        print(f"\n{text}")
+    _write(result, options)
     for reason in sorted(
         {f"{name} is left out: {why}" for item in result["measured"] for name, why in item["left_out"].items()}
     ):
         print(f"\n{reason}")
+    about = {text for item in result["measured"] for side in item["sides"].values() for text in _versions_of(side["about"])}
+    loads = f"load {result['load_before'][0]:.1f} before, {result['load_after'][0]:.1f} after"
+    print("\n" + "; ".join([*sorted(about), loads]))
+
+
+def _write(result: dict[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        with files.replacing(options.json) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _versions_of(about: Mapping[str, Any]) -> list[str]:
+    return [about["device"], *(f"{name} {version}" for name, version in about["versions"].items())]
 
 
 def table(measured: Sequence[Mapping[str, Any]]) -> str:
     """A row for each side of each work: medians and ranges over the rounds; ratios are taken round by round."""
     rows = ["| work | side | clips a second | range | ours is faster by | differs from ours by |", "| --- " * 6 + "|"]
     for item in measured:
-        ours = [lap["units"] / lap["seconds"] for lap in item["sides"][OURS]["laps"]]
+        ours = [lap["clips"] / lap["seconds"] for lap in item["sides"][OURS]["laps"]]
         for name, side in item["sides"].items():
-            speeds = [lap["units"] / lap["seconds"] for lap in side["laps"]]
+            speeds = [lap["clips"] / lap["seconds"] for lap in side["laps"]]
             ratios = [a / b for a, b in zip(ours, speeds, strict=True)]
             faster = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if name != OURS else ""
             differs = f"{side['difference']:.1e}" if name != OURS else ""

@@ -33,21 +33,22 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 0.1}
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
     options = _parse(arguments)
-    result = alternate.heading(options)
+    result = alternate.begin(options)
     try:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory()))
             if options.memory:
                 result["memory"] = memory(folder, options)
-                result["tables"] = [memory_table(result["memory"])]
+                print(memory_table(result["memory"]))
             elif options.startup:
                 result["startup"] = startup(folder, options)
-                result["tables"] = [startup_table(result["startup"])]
+                print(startup_table(result["startup"]))
             elif options.command:
                 result["command_laps"] = whole_command(folder, options)
-                result["tables"] = [command_table(result["command_laps"])]
+                print(command_table(result["command_laps"]))
             else:
-                result["measured"] = speeds(folder, options)
+                for measured in speeds(folder, options):
+                    alternate.add(result, measured, options)
     except (alternate.BenchmarkError, OSError, ValueError, video.VideoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -90,8 +91,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--command", action="store_true", help="time the whole command, its start included, ours alone")
     instead.add_argument("--startup", action="store_true", help="time to the first features, cold and warm, ours alone")
-    instead.add_argument("--memory", action="store_true", help="memory over time on a long 1080p file, ours alone")
-    add("--memory_hours", type=float, default=2.0, help="its length")
+    instead.add_argument("--memory", action="store_true", help="memory over time on long 1080p files, ours alone")
+    add(
+        "--memory_hours",
+        type=float,
+        nargs="+",
+        default=[0.02, 2.0],
+        metavar="H",
+        help="lengths of such files, one after another",
+    )
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
     if "r3d_tiny" in options.backbone and options.rival and not (options.command or options.startup or options.memory):
@@ -102,30 +110,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 # ------------------------------------------------------------------------------------------------------------------ speed
 
 
-def speeds(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def speeds(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The measurements of each backbone, dtype and stride.
 
     Raises:
       BenchmarkError: a side fails or differs.
     """
-    videos, measured = _videos(folder, options), []
+    videos = _videos(folder, options)
     for backbone, dtype, stride in itertools.product(options.backbone, options.dtype, options.stride):
         spec = {"backbone": backbone, "label_counts": model.LABEL_COUNTS, "gvf": True, "dtype": dtype, "batch": options.batch}
         spec |= {"stride": stride, "clip_len": options.clip_len, "videos": str(videos)}
         work = f"extract {backbone} {dtype}, stride {stride}"
         count = _count_clips(videos, stride, options.clip_len)
-        measured.append(
-            alternate.measure(
-                work,
-                alternate.sides("extraction", options),
-                spec,
-                units=count,
-                unit="clips",
-                tolerance=TOLERANCES[dtype],
-                options=options,
-            )
+        yield alternate.measure(
+            work,
+            alternate.sides("extraction", options),
+            spec,
+            clips=count,
+            tolerance=TOLERANCES[dtype],
+            options=options,
         )
-    return measured
 
 
 def _videos(folder: Path, options: argparse.Namespace) -> Path:
@@ -231,19 +235,19 @@ def startup_table(told: Sequence[dict[str, Any]]) -> str:
 
 
 def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Resident memory of the command over time, in bytes, on a minute of 1080p and on some hours of it. Linux alone.
+    """Resident memory of the command over time, in bytes, on each of the 1080p videos. Linux alone.
 
     Raises:
       BenchmarkError: the command fails.
     """
     told = []
-    for backbone, hours in itertools.product(options.backbone, (1 / 60, options.memory_hours)):
-        path = long_video(folder / f"long_{hours:.3f}h.mp4", hours)
+    for backbone, hours in itertools.product(options.backbone, options.memory_hours):
+        path = long_video(folder / f"long_{hours:g}h.mp4", hours)
         flags = ["--checkpoint", str(_checkpoint(folder, backbone)), "--videos", str(path), "--overwrite"]
         flags += ["--output", str(folder / "features.h5"), "--stride", str(options.stride[0]), "--dtype", options.dtype[0]]
         flags += ["--clip_len", str(options.clip_len), "--batch_size", str(options.batch)]
         began, samples, peak = time.perf_counter(), [], 0
-        with _extracting(flags) as process, tqdm.tqdm(desc=f"{backbone}, {hours:.2f} hours", unit="s", disable=None) as bar:
+        with _extracting(flags) as process, tqdm.tqdm(desc=f"{backbone}, {hours:g} hours", unit="s", disable=None) as bar:
             while process.poll() is None:
                 status = _status(process.pid)
                 if "VmRSS" in status:
@@ -263,7 +267,7 @@ def memory_table(told: Sequence[dict[str, Any]]) -> str:
         rss = [value for _, value in item["samples"]]
         quarters = " | ".join(f"{rss[len(rss) * k // 4] / 1e6:.0f}" for k in (1, 2, 3))
         rows.append(
-            f"| {item['backbone']}, {item['hours']:.2f} hours | {item['samples'][-1][0]:.0f} | {item['peak'] / 1e6:.0f} | "
+            f"| {item['backbone']}, {item['hours']:g} hours | {item['samples'][-1][0]:.0f} | {item['peak'] / 1e6:.0f} | "
             f"{quarters} |"
         )
     return "\n".join(rows)

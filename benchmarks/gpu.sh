@@ -2,7 +2,8 @@
 # Measures on one NVIDIA GPU in a single call of under nine minutes, without a network: from the repository's root,
 #   OUT=FOLDER bash benchmarks/gpu.sh
 # writes FOLDER/tables.md and a JSON for each run. PyTorch's sides are left out, and this is said, where PyTorch with CUDA is not
-# installed. A run that the time left does not suffice for is skipped, and this is said too.
+# installed. A run that takes too long is ended, with what it measured kept, or is skipped; this is said too.
+# PARTS="forward extract step batch": of these, in this order.
 # TSP_BENCHMARK_SMALL=1: the same runs at their smallest, on any device, to see that they work.
 set -u
 out=${OUT:-benchmarks_gpu}
@@ -25,14 +26,15 @@ frames=(--clip 16 112 112)
 videos=(--synthetic 16 --length 60 60)
 strides=(16 1)
 if [ -n "${TSP_BENCHMARK_SMALL:-}" ]; then
-  backbones=(r3d_18) dtypes=(float32) batches=(1) batch=2 strides=(16)
-  turns=(--rounds 1 --seconds 0.05 --variants channels_last) frames=(--clip 4 32 32)
+  backbones=(r3d_18) dtypes=(float32) batches=(1) batch=2 strides=(7)
+  turns=(--rounds 1 --seconds 0.05 --variants folded+channels_last) frames=(--clip 4 32 32)
   videos=(--synthetic 1 --length 4 4 --clip_len 4)
 fi
 $python -c 'import torch, torchvision, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
-  [ -n "${TSP_BENCHMARK_SMALL:-}" ] || { rivals=(); echo "PyTorch with CUDA is not installed: its sides are left out" | tee -a "$out/tables.md"; }
+  [ -n "${TSP_BENCHMARK_SMALL:-}" ] ||
+  { rivals=(); echo "PyTorch with CUDA is not installed: its sides are left out" | tee -a "$out/tables.md"; }
 
-status=0
+status=0 choice=
 # run NAME SECONDS MODULE FLAGS…: one benchmark, of at most that many seconds
 run() {
   local name=$1 seconds=$2 module=$3
@@ -45,7 +47,8 @@ run() {
     status=1
     return
   fi
-  timeout "$seconds" "$python" -m "benchmarks.$module" "$@" "${turns[@]}" --json "$out/$name.json" | tee -a "$out/tables.md"
+  [ -n "$choice" ] && echo "with $choice" | tee -a "$out/tables.md"
+  env ${choice:+"$choice"} timeout "$seconds" "$python" -m "benchmarks.$module" "$@" "${turns[@]}" --json "$out/$name.json" | tee -a "$out/tables.md"
   local ended=${PIPESTATUS[0]}
   if [ "$ended" -ne 0 ]; then
     echo "ended with status $ended after at most $seconds s" | tee -a "$out/tables.md"
@@ -54,14 +57,21 @@ run() {
 }
 
 # What matters most comes first.
-run forward 170 model --mode forward --backbone "${backbones[@]}" --dtype "${dtypes[@]}" --batch "$batch" "${frames[@]}" --rival "${rivals[@]}"
-run extract 150 extract --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --stride "${strides[@]}" --batch "$batch" "${videos[@]}" --rival "${rivals[@]}"
-run step 120 model --mode step --backbone "${backbones[@]}" --dtype "${dtypes[0]}" --batch "$batch" "${frames[@]}" --rival "${rivals[@]}"
-number=0
-for choice in "${choices[@]}"; do
-  export ${choice:+"$choice"}
-  run "batch_$number" 80 model --mode forward --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --batch "${batches[@]}" "${frames[@]}" --rival
-  ${choice:+unset "${choice%%=*}"}
-  number=$((number + 1))
+for part in ${PARTS:-forward extract step batch}; do
+  case $part in
+    forward) run forward 200 model --mode forward --backbone "${backbones[@]}" --dtype "${dtypes[@]}" --batch "$batch" \
+      "${frames[@]}" --rival "${rivals[@]}" ;;
+    extract) run extract 140 extract --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --stride "${strides[@]}" \
+      --batch "$batch" "${videos[@]}" --rival "${rivals[@]}" ;;
+    step) run step 140 model --mode step --backbone "${backbones[@]}" --dtype "${dtypes[0]}" --batch "$batch" \
+      "${frames[@]}" --rival "${rivals[@]}" ;;
+    batch) for number in "${!choices[@]}"; do
+        choice=${choices[number]}
+        run "batch_$number" 80 model --mode forward --backbone "${backbones[0]}" --dtype "${dtypes[0]}" \
+          --batch "${batches[@]}" "${frames[@]}" --rival
+      done ;;
+    *) echo "PARTS: expected some of forward, extract, step, batch; got $part" >&2; exit 2 ;;
+  esac
+  choice=
 done
 exit $status

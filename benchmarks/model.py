@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--clip", type=cli.positive_int, nargs=3, default=[16, 112, 112], metavar=("T", "H", "W"), help="frames, height, width")
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
-    result = alternate.heading(options)
+    result = alternate.begin(options)
     try:
         for mode, backbone, dtype, batch in itertools.product(options.mode, options.backbone, options.dtype, options.batch):
             spec = {"backbone": backbone, "label_counts": LABEL_COUNTS, "gvf": True}
@@ -43,12 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{mode} {backbone} {dtype}, {batch} clips",
                 alternate.sides(mode, options),
                 spec,
-                units=batch,
-                unit="clips",
+                clips=batch,
                 tolerance=TOLERANCES[dtype],
                 options=options,
             )
-            result["measured"].append(measured)
+            alternate.add(result, measured, options)
     except alternate.BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -46,13 +46,13 @@ except ModuleNotFoundError as error:
 FORWARD = {
     ("cpu", "float32"): ("channels_last", "folded+channels_last", "frozen"),
     ("cpu", "bfloat16"): ("channels_last", "folded+channels_last", "folded+channels_last+cast"),
-    ("cuda", "float32"): ("folded", "folded+channels_last", "folded+compiled"),
-    ("cuda", "bfloat16"): ("channels_last", "folded+channels_last+cast", "folded+channels_last+cast+compiled"),
+    ("cuda", "float32"): ("folded", "folded+channels_last"),
+    ("cuda", "bfloat16"): ("folded+channels_last+cast", "folded+channels_last+cast+compiled"),
 }
 STEP = {
     ("cpu", "float32"): ("eager", "channels_last"),
     ("cpu", "bfloat16"): ("eager", "channels_last"),
-    ("cuda", "float32"): ("eager", "channels_last", "compiled"),
+    ("cuda", "float32"): ("eager", "channels_last"),
     ("cuda", "bfloat16"): ("channels_last", "channels_last+compiled"),
 }
 DATA_LOADER_WORKERS = 2  # the original's default

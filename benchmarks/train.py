@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--folder", metavar="DIR", help="where videos and records are made, to be used again; a temporary one otherwise")
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
-    result = alternate.heading(options)
+    result = alternate.begin(options)
     try:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
@@ -52,12 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"train {backbone} {dtype}, {options.batch} clips",
                     alternate.sides("training", options),
                     spec,
-                    units=options.batch,
-                    unit="clips",
+                    clips=options.batch,
                     tolerance=TOLERANCES[dtype],
                     options=options,
                 )
-                result["measured"].append(measured)
+                alternate.add(result, measured, options)
     except (alternate.BenchmarkError, OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
