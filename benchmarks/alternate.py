@@ -30,6 +30,7 @@ from tsp_jax import cli, files
 ROOT = Path(__file__).parents[1]
 OURS = "ours"
 RIVALS = ("released", "best")
+VARIANT_PARTS = ("eager", "channels_last", "folded", "frozen", "compiled", "cast")  # rivals.py says what they are
 # Between two turns. Threads of OpenMP spin for up to 0.2 s after their work; to forbid that would slow their program down.
 _PAUSE_SEC = 0.3
 _WORK = "import sys; from benchmarks import alternate; alternate.work(*sys.argv[1:])"
@@ -61,10 +62,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that all benchmarks share."""
     add = parser.add_argument
     add("--rival", nargs="*", choices=RIVALS, default=list(RIVALS), help="PyTorch's sides; none after the flag: ours alone")
-    add("--variants", nargs="+", metavar="NAME", help="that `best` chooses from, such as channels_last; its own list otherwise")
+    add("--variants", nargs="+", type=_variant, metavar="NAME", help="`best` chooses from; its own list otherwise")
     add("--rounds", type=cli.positive_int, default=5, help="in each, every side has its turn")
     add("--seconds", type=float, default=4.0, help="about what a turn takes; the work is repeated so often")
     add("--json", metavar="FILE", help="for all numbers")
+
+
+def _variant(text: str) -> str:
+    unknown = sorted(set(text.split("+")) - set(VARIANT_PARTS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"some of {', '.join(VARIANT_PARTS)}, joined by plus signs; got {text}")
+    return text
 
 
 def sides(function: str, options: argparse.Namespace) -> dict[str, str]:
@@ -152,7 +160,7 @@ class _Worker:
         return json.loads(line)
 
     def run(self, count: int) -> dict[str, float]:
-        """Seconds of that many times the work, by the clock and of its processors.
+        """Seconds of that many times the work, by the clock, and of processors, without those of processes that it starts.
 
         Raises:
           BenchmarkError: it ended.

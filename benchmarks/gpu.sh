@@ -27,7 +27,7 @@ videos=(--synthetic 16 --length 60 60)
 strides=(16 1)
 if [ -n "${TSP_BENCHMARK_SMALL:-}" ]; then
   backbones=(r3d_18) dtypes=(float32) batches=(1) batch=2 strides=(7)
-  turns=(--rounds 1 --seconds 0.05 --variants folded+channels_last) frames=(--clip 4 32 32)
+  turns=(--rounds 1 --seconds 0.05 --variants channels_last) frames=(--clip 4 32 32)
   videos=(--synthetic 1 --length 4 4 --clip_len 4)
 fi
 $python -c 'import torch, torchvision, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
