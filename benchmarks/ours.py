@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
     checkpoint, output = seeded_checkpoint(spec), Path(spec["folder"]) / "features.h5"
     videos = annotations.list_videos(spec["videos"])
     geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
-    settings = extract.Settings(geometry, "pyav", spec["dtype"], spec["batch"], os.cpu_count() or 1)
+    settings = extract.Settings(geometry, "pyav", spec["dtype"], spec["batch"], extract.cores())
 
     def run(count: int) -> None:
         for _ in range(count):

@@ -20,7 +20,6 @@ import collections
 import contextlib
 import copy
 import functools
-import os
 import pickle
 import queue
 import threading
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternate, reading, seeded
-from tsp_jax import clips, transforms
+from tsp_jax import cli, clips, transforms
 
 try:
     import torch
@@ -214,7 +213,7 @@ def _extract_decoding_once(
         finally:
             ready.put(None)
 
-    threads = [threading.Thread(target=decode, daemon=True) for _ in range(min(os.cpu_count() or 1, len(plans)))]
+    threads = [threading.Thread(target=decode, daemon=True) for _ in range(min(cli.cores(), len(plans)))]
     for thread in threads:
         thread.start()
     places: list[tuple[int, int]] = []

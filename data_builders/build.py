@@ -626,7 +626,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--labels", metavar="JSON", help="the action label mapping; without it, all labels of the ground truth, sorted")
     add("--config", choices=[item.name for item in span_builder.CONFIGS], default="jpeg", help="default: %(default)s")
     add("--num_shards", type=cli.positive_int, help="files of each split; without it, of about 256 MB")
-    workers = os.cpu_count() or 1
+    workers = cli.cores()
     add("--workers", type=cli.positive_int, default=workers, help="processes (default: %(default)s)")
     add("--on_error", choices=["skip", "stop"], default="skip", help="what to do at a part of a video that can't be read")
     add("--beam_runner", help="run on Apache Beam instead: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner")

@@ -3,7 +3,6 @@
 import argparse
 import concurrent.futures
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +110,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--videos", required=True, help="a folder, searched with its subfolders; file names are relative to it")
     add("--output", required=True, help="the CSV file")
-    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos decoded at once")
+    add("--workers", type=cli.positive_int, default=cli.cores(), help="videos decoded at once")
     return parser.parse_args(arguments)
 
 

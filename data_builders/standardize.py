@@ -3,7 +3,6 @@
 import argparse
 import concurrent.futures
 import csv
-import os
 import sys
 import threading
 from collections import defaultdict
@@ -161,7 +160,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, help="a folder, searched with its subfolders, or a file")
     add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
-    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="videos converted at once, a core each")
+    add("--workers", type=cli.positive_int, default=cli.cores(), help="videos converted at once, a core each")
     add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
     add("--overwrite", action="store_true", help="convert also those whose output is there")
     return parser.parse_args(arguments)

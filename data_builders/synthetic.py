@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -328,7 +327,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", required=True, type=cli.non_negative_int, help="of all that is drawn at random")
     add("--subset", choices=sorted(set(SUBSETS)), help="of all videos, in place of turns")
     add("--seconds", type=float, nargs=2, default=[20.0, 60.0], metavar=("MIN", "MAX"), help="length of a video")
-    add("--workers", type=cli.positive_int, default=os.cpu_count() or 1, help="processes")
+    add("--workers", type=cli.positive_int, default=cli.cores(), help="processes")
     options = parser.parse_args(arguments)
     low, high = options.seconds
     if not 2 * MIN_PART_SEC <= low <= high < 3600:

@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import difflib
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -284,7 +283,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="the ground truth is that of ActivityNet or THUMOS14, where some segments leave their video, are empty or stand "
         "twice: warn of these (training clamps and drops them) and fail for the rest alone",
     )
-    workers = os.cpu_count() or 1
+    workers = cli.cores()
     add("--workers", type=cli.positive_int, default=workers, help="videos scanned at once (default: %(default)s)")
     return parser.parse_args(arguments)
 

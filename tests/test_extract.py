@@ -457,10 +457,14 @@ def test_profile_tells_where_the_time_went(six_videos: Path, checkpoint: Path, t
     assert {"scan", "decode", "convert", "taps", "wait for room", "idle"} <= told["decoding_threads_sec"].keys()
     assert {"compile", "dispatch", "transfer", "wait for results", "write"} <= told["main_thread_sec"].keys()
     assert 0 < told["devices_had_work_sec"] <= told["wall_sec"]
+    stages = told["stages_sec"]
+    assert list(stages) == ["decode", "resize", "transfer", "compute", "write", "idle"]
+    assert min(stages.values()) > 0
+    assert stages["compute"] + stages["idle"] == pytest.approx(told["wall_sec"], rel=0.05, abs=0.05)
     assert list((tmp_path / "p").rglob("*.xplane.pb"))
     printed = capsys.readouterr().out
     assert f"bound by {told['bound_by']}" in printed
-    assert "wait for results" in printed
+    assert "wait for results" in printed and f"compute {stages['compute']:.2f} s" in printed
     assert run(checkpoint, six_videos, tmp_path / "g.h5", *QUICK) == 0
     assert "wait for results" not in capsys.readouterr().out
     assert read(tmp_path / "f.h5").keys() == read(tmp_path / "g.h5").keys()

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import sys
 import time
@@ -140,8 +139,7 @@ def read_settings(options: argparse.Namespace) -> "Settings":
 
 def cores() -> int:
     """Videos that are worth decoding at once by default: the cores that this process may use, up to 16."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 16)
+    return min(cli.cores(), 16)
 
 
 @contextlib.contextmanager
@@ -189,6 +187,7 @@ def _write_stages(path: Path, summary: "Summary") -> None:
     """Writes seconds by stage as JSON, of the main thread and of the decoding threads together."""
     told = {
         "wall_sec": summary.wall_sec,
+        "stages_sec": _stages(summary),
         "devices_had_work_sec": summary.compute_sec,
         "bound_by": summary.bound_by,
         "main_thread_sec": summary.main_sec,
@@ -199,7 +198,13 @@ def _write_stages(path: Path, summary: "Summary") -> None:
         temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
+def _stages(summary: "Summary") -> dict[str, float]:
+    return laps.stages(summary.main_sec, summary.threads_sec, summary.compute_sec)
+
+
 def _print_stages(summary: "Summary", folder: str) -> None:
+    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in _stages(summary).items())
+    print(f"  stages, beside each other: {told} (of the devices)")
     for name, seconds in (
         ("main thread", summary.main_sec),
         (f"{summary.threads} decoding threads together", summary.threads_sec),

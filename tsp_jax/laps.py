@@ -57,3 +57,19 @@ def bound_by(main: dict[str, float]) -> tuple[str, float]:
     spent = {name: sum(main.get(what, 0.0) for what in parts) for name, parts in _BOUND_BY.items()}
     name = max(spent, key=spent.__getitem__)
     return name, spent[name] / max(sum(main.values()), 1e-9)
+
+
+def stages(main: dict[str, float], threads: dict[str, float], devices_had_work_sec: float) -> dict[str, float]:
+    """The seconds of each stage of extraction, by its name, which run beside each other.
+
+    `decode` (scanning and converting too) and `resize` are those of all decoding threads together; `compute` is the time in
+    which the devices had work, `idle` the rest of the main thread's time, in which they had none.
+    """
+    return {
+        "decode": sum(threads.get(what, 0.0) for what in (SCAN, DECODE, CONVERT)),
+        "resize": threads.get(TAPS, 0.0),
+        "transfer": main.get(PACK, 0.0) + main.get(TRANSFER, 0.0),
+        "compute": devices_had_work_sec,
+        "write": main.get(WRITE, 0.0),
+        "idle": max(0.0, sum(main.values()) - devices_had_work_sec),
+    }
