@@ -122,14 +122,14 @@ def measure(
             found = np.load(folder / name / "outputs.npy")
             if name == OURS:
                 expected, device = found, "cuda" if about["platform"] in ("gpu", "cuda") else about["platform"]
-            difference = _difference(name, found, expected)
-            if not difference <= tolerance:
+            differs = difference(name, found, expected)
+            if not differs <= tolerance:
                 raise BenchmarkError(
-                    f"{work}: {name} differs from ours by {difference:.1e} of the largest value; at most {tolerance:.1e} is "
+                    f"{work}: {name} differs from ours by {differs:.1e} of the largest value; at most {tolerance:.1e} is "
                     "taken for the same work: nothing was timed"
                 )
             workers[name] = worker
-            result["sides"][name] = {"about": about, "difference": difference, "laps": []}
+            result["sides"][name] = {"about": about, "difference": differs, "laps": []}
         counts = {name: max(1, round(options.seconds / worker.run(1)["seconds"])) for name, worker in workers.items()}
         names = list(workers)
         for number in tqdm.trange(options.rounds, desc=work, unit="round", disable=None):
@@ -199,7 +199,12 @@ def environment() -> dict[str, str]:
     return {"JAX_COMPILATION_CACHE_DIR": cache, **os.environ, "PYTHONPATH": path}
 
 
-def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
+def difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, as a share of the largest value that is expected.
+
+    Raises:
+      BenchmarkError: shapes differ.
+    """
     if found.shape != expected.shape:
         raise BenchmarkError(f"{name} gives outputs of shape {found.shape}, ours are {expected.shape}")
     return float(np.max(np.abs(found.astype(np.float64) - expected)) / np.max(np.abs(expected)))

@@ -3,6 +3,9 @@
 All give the same frames (checked first). Seeking opens the video for each clip, goes to the key frame before it, decodes up to
 its end and resizes: as the original reads, which converts every frame of that second to RGB, and leanly, converting the clip's
 own frames alone. Rounds alternate on one core; times are that core's own, so other work on the machine weighs little.
+
+With --rival, by the clock and on all cores, beside PyTorch's: `released`, a DataLoader of two workers that seeks, and `best`,
+one of a worker a core that reads the same records. Each is a process, and they take turns.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from jaxtyping import UInt8
 
 from benchmarks import alternate, reading
 from data_builders import build, groundtruth, metadata, standardize, synthetic
-from tsp_jax import annotations, clips, input_pipeline, records, segments, transforms, video_writing
+from tsp_jax import annotations, cli, clips, input_pipeline, records, segments, transforms, video_writing
 
 BATCH = 32
 READ_AHEAD = 4  # batches
@@ -211,6 +214,32 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def _compare(options: argparse.Namespace) -> int:
+    options.variants, result = None, alternate.begin(options)
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
+            videos, truth, data = prepare(folder, options.source, options.videos, options.height)
+            spec = {"videos": str(videos), "truth": str(truth), "records": str(data), "batch": options.batch}
+            measured = alternate.measure(
+                f"read training clips, {options.batch} at once",
+                alternate.sides("loading", options),
+                spec,
+                clips=options.batch,
+                tolerance=0.05,
+                options=options,
+            )
+            alternate.add(result, measured, options)
+    except (alternate.BenchmarkError, OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    alternate.finish(result, options)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -225,7 +254,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", help="where the data lies or goes; a temporary one otherwise")
     parser.add_argument("--json", metavar="FILE", help="for all numbers")
+    parser.add_argument("--rival", nargs="+", choices=alternate.RIVALS, help="compare with PyTorch's, on all cores, instead")
+    parser.add_argument("--batch", type=cli.positive_int, default=BATCH, help="with --rival: clips, an even number")
+    parser.add_argument("--seconds", type=float, default=4.0, help="with --rival: about what a turn takes")
     options = parser.parse_args(arguments)
+    if options.rival:
+        return _compare(options)
     with contextlib.ExitStack() as stack:
         folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory()))
         result = run(options, folder)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from benchmarks import alternate, seeded
 from convert import torch_names
-from tsp_jax import checkpoints, encoder, optim, sharding, train_step, transforms
+from tsp_jax import checkpoints, encoder, laps, optim, sharding, train_step, transforms
 from tsp_jax.models import functional, tsp
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
@@ -35,13 +35,13 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
         return found.reshape(spec["batch"], -1)
 
     variables = jax.device_put(checkpoint.variables)
-    clips = jax.device_put(_batch(spec)["video"])
+    clips = jax.device_put(batch(spec)["video"])
     features = encode(variables, clips)
 
     def run(count: int) -> None:
         jax.block_until_ready([encode(variables, clips) for _ in range(count)])
 
-    return alternate.Side(run, np.asarray(features, np.float32), _about(spec))
+    return alternate.Side(run, np.asarray(features, np.float32), about(spec))
 
 
 def step(spec: dict[str, Any]) -> alternate.Side:
@@ -59,20 +59,20 @@ def step(spec: dict[str, Any]) -> alternate.Side:
         dtype=encoder.DTYPES[spec["dtype"]],
         prepare=lambda batch, dtype: batch["video"].astype(dtype),
     )
-    batch = jax.device_put(_batch(spec))
+    placed = jax.device_put(batch(spec))
     state = train_step.init_state(jax.device_put(checkpoint.variables), optimizer)
     outputs = []
     for _ in range(2):
-        state, seen = one(state, batch)
+        state, seen = one(state, placed)
         outputs += [float(seen.loss), float(seen.grad_norm)]
 
     def run(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, _ = one(state, batch)
+            state, _ = one(state, placed)
         jax.block_until_ready(state)
 
-    return alternate.Side(run, np.array(outputs), _about(spec))
+    return alternate.Side(run, np.array(outputs), about(spec))
 
 
 # -------------------------------------------------------------------------------------------------------- for extract.py
@@ -98,7 +98,7 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
 
     run(1)
     rows = [features.read(output, item.name).features for item in videos]
-    return alternate.Side(run, np.concatenate(rows), _about(spec))
+    return alternate.Side(run, np.concatenate(rows), about(spec))
 
 
 def write_checkpoint(spec_json: str, path: str) -> None:
@@ -114,11 +114,12 @@ def startup(spec_json: str) -> None:
     pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
     frames = [transforms.TappedFrame(number, pixels, taps) for number in range(spec["clip_len"])]
     given = {"clip_len": spec["clip_len"], "stride": 16, "dtype": spec["dtype"], "batch_size": spec["batch"]}
-    made = encoder.Encoder(checkpoint, **given)
+    own = laps.Laps()
+    made = encoder.Encoder(checkpoint, **given, own=own)
     made.add("clip", "video", frames)
     made.flush()
-    times.append(time.time())
-    stages = ("imports", "read_checkpoint", "first_features")
+    times += [time.time() - own.seconds[laps.WAIT_FOR_RESULTS], time.time()]
+    stages = ("imports", "read_checkpoint", "until_computing", "first_features")
     seconds = np.diff([spec["began"], *times]).tolist()
     print(json.dumps({f"{stage}_sec": value for stage, value in zip(stages, seconds, strict=True)}))
 
@@ -157,7 +158,39 @@ def training(spec: dict[str, Any]) -> alternate.Side:
             losses.append(float(seen.loss))
 
     run(2)
-    return alternate.Side(run, np.array(losses), _about(spec))
+    return alternate.Side(run, np.array(losses), about(spec))
+
+
+# ------------------------------------------------------------------------------------------------- for input_pipeline.py
+
+
+def loading(spec: dict[str, Any]) -> alternate.Side:
+    """Training clips from records, mirrored, cut and normalized on the device. The outputs are the first batch, made small."""
+    from tsp_jax import config, input_pipeline
+
+    split = input_pipeline.open_split(spec["records"], "train")
+    recipe = config.Run()
+    batches = input_pipeline.train_batches(
+        split,
+        global_batch_size=spec["batch"],
+        seed=0,
+        balanced=True,
+        num_workers=recipe.reader_processes,
+        num_threads=recipe.reader_threads,
+    )
+    prepare = jax.jit(transforms.augment)
+
+    def one() -> Array:
+        batch = next(batches)
+        return prepare(*jax.device_put((batch["video"], batch["crop"], batch["flip"])))
+
+    first = np.asarray(one())
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            one().block_until_ready()
+
+    return alternate.Side(run, seeded.small(first), about({**spec, "dtype": "float32"}))
 
 
 # --------------------------------------------------------------------------------------------------------------- helpers
@@ -189,11 +222,13 @@ def _optimizer() -> optim.Optimizer:
     )
 
 
-def _batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:
+def batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What the networks alone are given: clips and labels."""
     return seeded.batch(spec["batch"], tuple(spec["clip"]), tuple(spec["label_counts"]), 512)
 
 
-def _about(spec: dict[str, Any]) -> dict[str, Any]:
+def about(spec: dict[str, Any]) -> dict[str, Any]:
+    """What is to be known of our sides."""
     device = jax.local_devices()[0]
     return {
         "versions": {**alternate.versions("jax", "jaxlib"), "flax": flax.__version__},

@@ -314,6 +314,48 @@ def training(spec: dict[str, Any]) -> alternate.Side:
     return alternate.Side(run, np.array(losses), _about(spec, device, "" if released else chosen))
 
 
+def loading(spec: dict[str, Any]) -> alternate.Side:
+    """Training clips as they go into the network. The outputs are the first batch, made small.
+
+    `released` seeks each clip in its video; `best` reads our records by a DataLoader of a worker a core.
+    """
+    device, released = _prepare(spec), spec["side"] == "released"
+    batches = _sought_batches(spec) if released else _loaded_records(spec)
+
+    def one() -> torch.Tensor:
+        placed = {key: values.to(device, non_blocking=True) for key, values in next(batches).items()}
+        return placed["clips"] if released else _windows(placed)
+
+    first = one().permute(0, 2, 3, 4, 1).float().cpu().numpy()
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            one()
+        _finish(device)
+
+    return alternate.Side(run, seeded.small(first), _about({**spec, "dtype": "float32"}, device, ""))
+
+
+def _loaded_records(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
+    from tsp_jax import input_pipeline
+
+    split = input_pipeline.open_split(spec["records"], "train")
+    clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=0)
+
+    class Read(torch.utils.data.Dataset):
+        """The clips of the epochs, one after another, each from its record."""
+
+        def __len__(self) -> int:
+            return 1 << 24
+
+        def __getitem__(self, number: int) -> dict[str, Any]:
+            batch = input_pipeline.read_clips(split, [clip(number)])
+            return {key: torch.from_numpy(batch[key])[0] for key in ("video", "crop", "flip")}
+
+    loader = torch.utils.data.DataLoader(Read(), spec["batch"], num_workers=cli.cores(), pin_memory=spec["device"] == "cuda")
+    return iter(loader)
+
+
 def _sought_batches(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
     from tsp_jax import input_pipeline, segments
 

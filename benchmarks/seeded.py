@@ -43,3 +43,9 @@ def batch(clips: int, clip: tuple[int, int, int], label_counts: tuple[int, int],
         "temporal_region": (np.arange(clips) % label_counts[1]).astype(np.int32),
         "gvf": random.standard_normal((clips, gvf_width), np.float32),
     }
+
+
+def small(clips: np.ndarray) -> np.ndarray:
+    """Clips `[b, t, 112, 112, 3]` as means of 16x16 pixels: what JPEG changes within a block weighs little."""
+    b, t, h, w, c = clips.shape
+    return clips.reshape(b, t, h // 16, 16, w // 16, 16, c).mean((3, 5))

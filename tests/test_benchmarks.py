@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import media
-from benchmarks import convolutions
+from benchmarks import alternate, choices, convolutions, ours
 from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
 
@@ -78,7 +78,19 @@ def test_one_call_compares_forward_passes_extraction_and_steps(tmp_path: Path):
         for side, ratio in ratios(table).items():
             assert ratio == pytest.approx(speeds["ours"] / speeds[side], abs=0.006)
             assert 0 < item["sides"][side]["difference"] < 1e-3
-    assert list(json.loads((tmp_path / "batch_0.json").read_text())["measured"][0]["sides"]) == ["ours"]
+    assert list(json.loads((tmp_path / "batch.json").read_text())["measured"][0]["sides"]) == ["ours"]
+    forward, step = json.loads((tmp_path / "choices.json").read_text())["measured"]
+    assert list(forward["sides"]) == ["ours", "3-D", "folded and padded"]
+    assert all(0 < forward["sides"][choice]["difference"] < 1e-5 for choice in ("3-D", "folded and padded"))
+    assert step["sides"]["not donated"]["difference"] == 0
+
+
+@pytest.mark.parametrize("backbone", ["r2plus1d_34", "r2plus1d_18", "r3d_18"])
+def test_the_networks_written_out_are_the_products(backbone: str):
+    spec = {"backbone": backbone, "label_counts": (3, 2), "gvf": True, "dtype": "float32", "batch": 1, "clip": (4, 32, 32)}
+    expected = ours.forward(spec).outputs
+    for choice in ("waited for", "folded and padded"):
+        assert 0 < alternate.difference(choice, choices.forward(spec, choice).outputs, expected) < 1e-4
 
 
 @pytest.mark.slow
@@ -91,6 +103,10 @@ def test_training_is_compared_on_the_same_clips(tmp_path: Path):
     (item,) = json.loads((tmp_path / "result.json").read_text())["measured"]
     assert item["sides"]["best"]["difference"] < 1e-3  # the same records
     assert item["sides"]["released"]["difference"] < 0.02  # the source's frames, which the records keep as JPEG
+    flags = ["--source", "videos", "--batch", "2", "--rival", "released", "best", *SMALL]
+    assert all(ratio > 0 for ratio in ratios(run(tmp_path, "input_pipeline", *flags)).values())
+    (item,) = json.loads((tmp_path / "result.json").read_text())["measured"]
+    assert item["sides"]["best"]["difference"] < 1e-5
 
 
 @pytest.mark.slow
@@ -99,6 +115,7 @@ def test_start_and_memory_of_extraction_are_told(tmp_path: Path):
     assert "| r3d_tiny float32 | warm |" in run(tmp_path, "extract", "--startup", *flags, *SMALL)
     told = json.loads((tmp_path / "result.json").read_text())["startup"]
     assert [item["cache"] for item in told] == ["empty", "warm"]
+    assert told[1]["until_computing_sec"] < told[0]["until_computing_sec"]
     assert "| r3d_tiny, 0.002 hours |" in run(
         tmp_path, "extract", "--memory", "--memory_hours", "0.001", "0.002", *flags, *SMALL
     )
