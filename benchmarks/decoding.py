@@ -1,0 +1,150 @@
+"""Decoding for extraction: milliseconds a frame by stage, what leaving packets out saves, threads for one video against videos.
+
+The first two are the processor time of one thread; the third is by the clock, with two threads of FFmpeg's for a video, by
+frames and by slices, beside two videos by a thread each. Rounds alternate.
+"""
+
+import argparse
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import numpy as np
+import tqdm
+
+from benchmarks import alternate
+from tsp_jax import annotations, cli, clips, transforms, video
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 all well, 1 a video can't be read, 2 wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decoding",
+        description=__doc__,
+        epilog="example: python -m benchmarks.decoding --videos videos/ --rounds 7",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--videos", required=True, help="a folder, searched with its subfolders, or one file")
+    parser.add_argument("--stride", type=cli.positive_int, default=16, help="resampled frames from one clip to the next")
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, help="in each, every way has its turn")
+    parser.add_argument("--json", metavar="FILE", help="for all numbers")
+    options = parser.parse_args(arguments)
+    result = alternate.begin(options)
+    result["videos"] = []
+    try:
+        for item in tqdm.tqdm(annotations.list_videos(options.videos), "videos", disable=None):
+            result["videos"].append(measure(item.path, options.stride, options.rounds))
+    except (OSError, ValueError, video.VideoError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("\n\n".join(tables(result["videos"])))
+    alternate.finish(result, options)
+    return 0
+
+
+def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
+    """All numbers of a video, a list of each with a number a round.
+
+    Raises:
+      VideoError: it can't be read.
+    """
+    scan = video.scan(path)
+    plan = clips.plan(scan.timeline, clips.ClipGeometry(stride=stride))
+    count = len(scan.timeline.pts)
+    needed = np.zeros(count, bool)
+    needed[plan[plan[:, 0] >= 0]] = True
+    every = np.ones(count, bool)
+    picture = next(iter(video.Reader(scan, every)))[1]
+    taps = transforms.centre_taps(*picture.shape[:2])
+    found: dict[str, Any] = {"name": path.name, "size": f"{picture.shape[1]}x{picture.shape[0]}", "frames": count}
+    found |= {"needed": int(needed.sum()), "milliseconds": {}, "left_out": [], "frames_per_sec": {}}
+
+    def add(group: str, name: str, value: float) -> None:
+        found[group].setdefault(name, []).append(value)
+
+    for _ in range(rounds):
+        add("milliseconds", "scan", 1000 * _thread_sec(lambda: video.scan(path)) / count)
+        with mock.patch.object(video, "_rgb_converter", lambda: lambda frame: frame):
+            whole = _thread_sec(lambda: _exhaust(video.Reader(scan, every)))
+            reader = video.Reader(scan, needed)
+            some = _thread_sec(lambda reader=reader: _exhaust(reader))
+            with mock.patch.object(video.Reader, "_of_no_use", lambda self, stream: lambda packet: False):
+                all_packets = _thread_sec(lambda: _exhaust(video.Reader(scan, needed)))
+        found["decoded"] = reader.decoded
+        found["left_out"].append(some / all_packets)
+        add("milliseconds", "decode", 1000 * whole / count)
+        converted = _thread_sec(lambda: _exhaust(video.Reader(scan, every)))
+        add("milliseconds", "convert", 1000 * (converted - whole) / count)
+        add("milliseconds", "taps", 1000 * _thread_sec(lambda: [transforms.take_taps(picture, taps) for _ in range(50)]) / 50)
+        for name, decode in _WAYS.items():
+            began = time.perf_counter()
+            decode(path)
+            add("frames_per_sec", name, 2 * count / (time.perf_counter() - began))
+    return found
+
+
+def tables(videos: Sequence[dict[str, Any]]) -> list[str]:
+    """Medians and ranges, a row for each video."""
+    stages, ways = ("scan", "decode", "convert", "taps"), tuple(_WAYS)
+    of_stages = [("ms a frame, of a core", "size", *stages)]
+    of_packets = [("packets left out", "frames needed, of all", "frames decoded", "decoding takes")]
+    of_threads = [("frames a second", *ways)]
+    for item in videos:
+        of_stages.append((item["name"], item["size"], *(f"{statistics.median(item['milliseconds'][x]):.2f}" for x in stages)))
+        left = item["left_out"]
+        saved = f"{statistics.median(left):.2f} ({min(left):.2f} to {max(left):.2f})"
+        of_packets.append((item["name"], f"{item['needed']} of {item['frames']}", str(item["decoded"]), saved))
+        of_threads.append((item["name"], *(f"{statistics.median(item['frames_per_sec'][x]):.0f}" for x in ways)))
+    return [
+        "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+        for rows in (of_stages, of_packets, of_threads)
+    ]
+
+
+def _thread_sec(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
+def _exhaust(items: Iterable[object]) -> None:
+    for _ in items:
+        pass
+
+
+def _decode(path: Path, threads: int = 1, kind: Literal["FRAME", "SLICE"] = "FRAME") -> None:
+    with video.open_container(path) as container:
+        stream = video.first_stream(container)
+        if threads > 1:
+            stream.codec_context.thread_type, stream.codec_context.thread_count = kind, threads
+        for packet, _ in video.packets(container, stream):
+            stream.decode(packet)
+
+
+def _twice_at_once(path: Path) -> None:
+    both = [threading.Thread(target=_decode, args=(path,)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+
+
+# Each decodes the video twice.
+_WAYS: dict[str, Callable[[Path], None]] = {
+    "one thread": lambda path: (_decode(path), _decode(path))[0],
+    "two, by frames": lambda path: (_decode(path, 2), _decode(path, 2))[0],
+    "two, by slices": lambda path: (_decode(path, 2, "SLICE"), _decode(path, 2, "SLICE"))[0],
+    "two videos at once": _twice_at_once,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
