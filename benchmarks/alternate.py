@@ -130,14 +130,21 @@ def measure(
                 )
             workers[name] = worker
             result["sides"][name] = {"about": about, "difference": differs, "laps": []}
-        counts = {name: max(1, round(options.seconds / worker.run(1)["seconds"])) for name, worker in workers.items()}
+
+        def turn(name: str, count: int) -> dict[str, float]:
+            time.sleep(_PAUSE_SEC)
+            return {"clips": clips * count, **workers[name].run(count)}
+
         names = list(workers)
-        for number in tqdm.trange(options.rounds, desc=work, unit="round", disable=None):
+        laps = {name: turn(name, 1) for name in names}  # all have done the work once, for their outputs
+        counts = {name: max(1, round(options.seconds / lap["seconds"])) for name, lap in laps.items()}
+        long = max(counts.values()) == 1
+        for name in names if long else ():  # these turns are a round like others
+            result["sides"][name]["laps"].append(laps[name])
+        for number in tqdm.trange(int(long), options.rounds, desc=work, unit="round", disable=None):
             for position in range(len(names)):
                 name = names[(number + position) % len(names)]
-                time.sleep(_PAUSE_SEC)
-                lap = workers[name].run(counts[name])
-                result["sides"][name]["laps"].append({"clips": clips * counts[name], **lap})
+                result["sides"][name]["laps"].append(turn(name, counts[name]))
     return result
 
 

@@ -109,6 +109,17 @@ def test_training_is_compared_on_the_same_clips(tmp_path: Path):
     assert item["sides"]["best"]["difference"] < 1e-5
 
 
+def test_decodings_benchmark_tells_each_stage(tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    media.write(tmp_path / "videos" / "one.mp4", frames=60, options={"bf": "2"})
+    printed = run(tmp_path, "decoding", "--videos", "videos", "--rounds", "1", "--json", "result.json")
+    (item,) = json.loads((tmp_path / "result.json").read_text())["videos"]
+    assert (item["frames"], item["decoded"] < 60, len(item["left_out"])) == (60, True, 1)
+    assert all(len(speeds) == 1 and speeds[0] > 0 for speeds in item["frames_per_sec"].values())
+    assert min(item["milliseconds"][stage][0] for stage in ("scan", "decode", "taps")) > 0
+    assert printed.count("| one.mp4 | ") == 3
+
+
 @pytest.mark.slow
 def test_start_and_memory_of_extraction_are_told(tmp_path: Path):
     flags = ["--backbone", "r3d_tiny", "--clip_len", "4", "--batch", "2", "--folder", "."]
