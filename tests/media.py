@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -80,6 +81,9 @@ def write(
             output.mux(stream.encode(frame))
         if frames:
             output.mux(stream.encode(None))
+    if codec == "libsvtav1" and os.getuid() == 0 and hasattr(os, "sched_setscheduler"):
+        # SVT-AV1 gives root's process real-time priority and leaves it so: all else on its core would stand still.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
