@@ -125,8 +125,8 @@ def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
         def chain(x: Array, pairs: Pairs, stride: tuple[int, int], relu_last: bool) -> Array:
             for number, pair in enumerate(pairs):
                 kt, kh = pair["kernel"].shape[:2]
-                steps = stride[0] if kt > 1 or kh == 1 else 1, *2 * (stride[1] if kt == 1 or kh > 1 else 1,)
-                x = convolve(x, pair["kernel"].astype(x.dtype), steps)
+                time_step, step = stride[0] if kt > 1 or kh == 1 else 1, stride[1] if kt == 1 or kh > 1 else 1
+                x = convolve(x, pair["kernel"].astype(x.dtype), (time_step, step, step))
                 x = (x.astype(jnp.float32) * pair.get("scale", 1) + pair["shift"]).astype(x.dtype)
                 x = jax.nn.relu(x) if relu_last or number < len(pairs) - 1 else x
             return x

@@ -94,9 +94,9 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
 def tables(videos: Sequence[dict[str, Any]]) -> list[str]:
     """Medians and ranges, a row for each video."""
     stages, ways = ("scan", "decode", "convert", "taps"), tuple(_WAYS)
-    of_stages = [("ms a frame, of a core", "size", *stages)]
-    of_packets = [("packets left out", "frames needed, of all", "frames decoded", "decoding takes")]
-    of_threads = [("frames a second", *ways)]
+    of_stages: list[tuple[str, ...]] = [("ms a frame, of a core", "size", *stages)]
+    of_packets: list[tuple[str, ...]] = [("packets left out", "frames needed, of all", "frames decoded", "decoding takes")]
+    of_threads: list[tuple[str, ...]] = [("frames a second", *ways)]
     for item in videos:
         of_stages.append((item["name"], item["size"], *(f"{statistics.median(item['milliseconds'][x]):.2f}" for x in stages)))
         left = item["left_out"]

@@ -83,7 +83,9 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
     from tsp_jax import annotations, clips, extract, features  # networks alone can be timed without what these need
 
     # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
-    encoder._make_step = functools.cache(encoder._make_step)
+    make = encoder._make_step
+    kept = functools.cache(lambda configs, *others: make(configs, *others))
+    encoder._make_step = lambda configs, *others: kept(tuple(configs), *others)
     checkpoint, output = seeded_checkpoint(spec), Path(spec["folder"]) / "features.h5"
     videos = annotations.list_videos(spec["videos"])
     geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])

@@ -50,6 +50,7 @@ MACHINES = {
     "8 H200": Machine(8, 1.0, 12, 50_000, 1_250, 300_000),
     "v5e-256": Machine(256, 0.819 / 4.8, 14, 8_000, 600, 45_000),
 }
+Rows = list[tuple[str, ...]]
 JOBS = {"ActivityNet, 650 h": 650, "10,000 h": 10_000}
 
 
@@ -90,24 +91,24 @@ def training(machine: Machine, backbone: str) -> dict[str, float]:
 
 def tables() -> list[str]:
     """The tables of docs/scaling.md, in its order."""
-    reading = [("video, 30 fps", "core seconds for an hour", "clips a core second, stride 16", "stride 1")]
+    reading: Rows = [("video, 30 fps", "core seconds for an hour", "clips a core second, stride 16", "stride 1")]
     for size in FRAME_MS:
         seconds = core_sec_per_hour(size)
         reading.append((size, _short(seconds), *(_short(3600 * GRID_FPS / stride / seconds) for stride in (16, 1))))
-    needed = [("backbone", "device", *(f"{size}, stride {stride}" for size in FRAME_MS for stride in (16, 1)))]
+    needed: Rows = [("backbone", "device", *(f"{size}, stride {stride}" for size in FRAME_MS for stride in (16, 1)))]
     for backbone in ROOFLINE:
         for name, machine in (("H200", MACHINES["1 H200"]), ("v5e", MACHINES["v5e-256"])):
             a_core = [extraction(machine, backbone, size, stride) for size in FRAME_MS for stride in (16, 1)]
             cores = [machine.devices * compute(machine, backbone) / (x["host decode"] / machine.cores) for x in a_core]
             needed.append((backbone, name, *map(_short, cores)))
-    jobs = [("machine", "backbone", "stride", "clips a second", "bound by", *(f"{job}: hours" for job in JOBS))]
+    jobs: Rows = [("machine", "backbone", "stride", "clips a second", "bound by", *(f"{job}: hours" for job in JOBS))]
     for name, machine in MACHINES.items():
         for backbone, stride in (("r2plus1d_34", 16), ("r2plus1d_34", 1), ("r3d_18", 16), ("r3d_18", 1)):
             allowed = extraction(machine, backbone, "640x360", stride)
             bound, speed = min(allowed.items(), key=lambda item: item[1])
             hours = [_short(video_hours * GRID_FPS / stride / speed) for video_hours in JOBS.values()]
             jobs.append((name, backbone, str(stride), _short(speed), bound, *hours))
-    learning = [("machine", "backbone", "clips a second", "bound by", "hours for a million clips", "cores a device needs")]
+    learning: Rows = [("machine", "backbone", "clips a second", "bound by", "hours for a million clips", "cores for a device")]
     for name, machine in MACHINES.items():
         for backbone in ROOFLINE:
             allowed = training(machine, backbone)
