@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from benchmarks import alternate, model, ours
 from tsp_jax import cli, encoder
-from tsp_jax.models import video_resnet
+from tsp_jax.models import convolution, video_resnet
 
 FORWARD = ("written out", "3-D", "folded", "padded", "folded and padded", "waited for")
 STEP = ("not donated",)
@@ -118,7 +118,7 @@ def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
     for layer in layers:
         for block, parts in params[layer].items():
             network[f"{layer}.{block}"] = {part: pairs(layer, block, part) for part in parts}
-    convolve = _convolve_3d if choice == "3-D" else video_resnet.convolve
+    convolve = _convolve_3d if choice == "3-D" else convolution.convolve
 
     @jax.jit
     def encode(network: dict[str, Any], clips: Array) -> Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from benchmarks import alternate, seeded
 from convert import torch_names
-from tsp_jax import checkpoints, encoder, laps, optim, sharding, train_step, transforms
+from tsp_jax import checkpoints, encoder, laps, memory, optim, sharding, train_step, transforms
 from tsp_jax.models import functional, tsp
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
@@ -111,6 +111,7 @@ def write_checkpoint(spec_json: str, path: str) -> None:
 def startup(spec_json: str) -> None:
     """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
     spec, times = json.loads(spec_json), [time.time()]
+    memory.keep_freed()
     checkpoint = checkpoints.open_any(spec["checkpoint"])
     times.append(time.time())
     pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
@@ -170,6 +171,7 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
     """Training clips from records, mirrored, cut and normalized on the device. The outputs are the first batch, made small."""
     from tsp_jax import config, input_pipeline
 
+    memory.keep_freed()
     split = input_pipeline.open_split(spec["records"], "train")
     recipe = config.Run()
     batches = input_pipeline.train_batches(
@@ -200,6 +202,7 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
 
 def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
     """The backbone with two heads and a GVF, and the weights that PyTorch's sides have too."""
+    memory.keep_freed()  # as the commands do, before anything else of JAX
     wanted = tsp.ModelConfig(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
     origin = checkpoints.Origin("seeded weights of the benchmarks")
     if spec["backbone"] == "r3d_tiny":  # which PyTorch does not know
