@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, laps, transforms
+from tsp_jax import checkpoints, laps, memory, transforms
 from tsp_jax.models import functional, tsp, video_resnet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -71,7 +71,8 @@ class Encoder:
         self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
         self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size)
         self._sizes = len(devices), slots, batch_size, clip_len
-        self._filling, self._spare = _Batch(*self._sizes), []
+        # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
+        self._filling, self._spare = _Batch(*self._sizes), [_Batch(*self._sizes) for _ in range(_BATCHES_IN_FLIGHT)]
         self._lanes = [_Lane(i, slots, batch_size) for i in range(len(devices))]
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)
@@ -115,12 +116,14 @@ class Encoder:
         batch = jax.device_put(sent.arrays, self._split)
         self._laps.end(laps.TRANSFER)
         found, self._frames = self._step(self._variables, self._frames, *batch)
+        if not self.batches:
+            memory.give_back()
         self._laps.end(laps.DISPATCH if self.batches else laps.COMPILE)
         self._in_flight.append((sent, [lane.tags for lane in self._lanes], found))
         self.batches += 1
         self.frames_sent += sum(len(lane.new) for lane in self._lanes)
         results = self._collect() if len(self._in_flight) > _BATCHES_IN_FLIGHT else []
-        self._filling = self._spare.pop() if self._spare else _Batch(*self._sizes)
+        self._filling = self._spare.pop()
         for lane in self._lanes:
             lane.begin()
         self._lane = 0

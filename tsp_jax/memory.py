@@ -20,3 +20,9 @@ def keep_freed() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         mallopt(option, value)
+
+
+def give_back() -> None:
+    """Gives what is free now back to the system, once: what a compiler took is not wanted again. With glibc alone."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
