@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternate, reading, seeded
-from tsp_jax import cli, clips, transforms
+from tsp_jax import cli, clips, memory, transforms
 
 try:
     import torch
@@ -419,6 +419,8 @@ def _prepare(spec: dict[str, Any]) -> "torch.device":
         raise alternate.UnavailableError("ours runs on CUDA, and this PyTorch has no CUDA")
     if device not in ("cpu", "cuda"):
         raise alternate.UnavailableError(f"ours runs on {device}, which is not compared with PyTorch")
+    if spec["side"] != "released":
+        memory.keep_freed()  # as our sides do: it is as good for PyTorch on a CPU
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(device)
