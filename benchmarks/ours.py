@@ -10,6 +10,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from benchmarks import alternate, seeded
@@ -21,21 +22,28 @@ from tsp_jax.models import functional, tsp
 
 
 def forward(spec: dict[str, Any]) -> alternate.Side:
-    """The features of a batch that lies on the device, some clips at a time where the encoder does so."""
+    """The features of a batch that lies on the device, or on a CPU's cores, some clips at a time where the encoder does so."""
+    encoder.split_cpu()
     checkpoint = seeded_checkpoint(spec)
     dtype = encoder.DTYPES[spec["dtype"]]
-    at_once = math.gcd(spec["batch"], encoder._CPU_CLIPS_AT_ONCE) if jax.default_backend() == "cpu" else spec["batch"]
+    devices = jax.local_devices()
+    devices = devices[: math.gcd(spec["batch"], len(devices))]
+    each = at_once = spec["batch"] // len(devices)
+    if devices[0].platform == "cpu":
+        at_once = math.gcd(each, max(encoder._CPU_CLIPS_AT_ONCE // len(devices), 1))
 
-    @jax.jit
-    def encode(variables: functional.Variables, clips: Array) -> Array:
-        if at_once == spec["batch"]:
+    def encode_part(variables: functional.Variables, clips: Array) -> Array:
+        if at_once == each:
             return functional.encode(checkpoint.config, variables, clips, dtype)
         parts = clips.reshape(-1, at_once, *clips.shape[1:])
         found = jax.lax.map(lambda some: functional.encode(checkpoint.config, variables, some, dtype), parts)
-        return found.reshape(spec["batch"], -1)
+        return found.reshape(each, -1)
 
-    variables = jax.device_put(checkpoint.variables)
-    clips = jax.device_put(batch(spec)["video"])
+    one, split = PartitionSpec(), PartitionSpec(encoder.AXIS)
+    mesh = Mesh(np.array(devices), (encoder.AXIS,))
+    encode = jax.jit(jax.shard_map(encode_part, mesh=mesh, in_specs=(one, split), out_specs=split, check_vma=False))
+    variables = jax.device_put(checkpoint.variables, NamedSharding(mesh, one))
+    clips = jax.device_put(batch(spec)["video"], NamedSharding(mesh, split))
     features = encode(variables, clips)
 
     def run(count: int) -> None:
@@ -82,6 +90,7 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
     """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
     from tsp_jax import annotations, clips, extract, features  # networks alone can be timed without what these need
 
+    encoder.split_cpu()
     # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
     make = encoder._make_step
     kept = functools.cache(lambda configs, *others: make(configs, *others))
@@ -112,6 +121,7 @@ def startup(spec_json: str) -> None:
     """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
     spec, times = json.loads(spec_json), [time.time()]
     memory.keep_freed()
+    encoder.split_cpu()
     checkpoint = checkpoints.open_any(spec["checkpoint"])
     times.append(time.time())
     pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)

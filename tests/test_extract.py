@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, extract, features, transforms
+from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, extract, features, transforms
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -506,6 +506,40 @@ def test_four_devices_give_what_one_gives(six_videos: Path, checkpoint: Path, tm
     assert one.keys() == four.keys()
     for name, array in one.items():
         np.testing.assert_allclose(four[name], array, atol=1e-5 * np.abs(array).max())
+
+
+def test_each_core_is_a_device_unless_flags_say_otherwise():
+    code = "from tsp_jax import encoder; encoder.split_cpu(); import jax; print(jax.local_device_count())"
+    for flags, expected in [("", min(cli.cores(), 4)), ("--xla_force_host_platform_device_count=3", 3)]:
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        shown = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert int(shown.stdout) == expected
+
+
+def test_clips_are_dealt_to_devices_in_turn(checkpoint: Path):
+    """Few clips keep all cores of a CPU at work; many of them come back in any number of batches, none lost."""
+    code = """
+import sys
+import numpy as np
+from tsp_jax import checkpoints, encoder, transforms
+held, taps = checkpoints.load(sys.argv[1]), transforms.centre_taps(64, 96)
+model = encoder.Encoder(held, clip_len=2, stride=2, batch_size=12)
+pixels = np.random.default_rng(0).integers(0, 256, (40, *transforms.TAPPED, 3), np.uint8)
+found = []
+for row in range(20):
+    frames = [transforms.TappedFrame(number, pixels[number], taps) for number in (2 * row, 2 * row + 1)]
+    found += model.add(row, "v", frames)
+    if row == 3:
+        print([len(lane.tags) for lane in model._lanes])
+found += model.flush()
+print(sorted(row for row, _ in found) == list(range(20)), model.batches, len({vector.tobytes() for _, vector in found}))
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(checkpoint)]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == ["[1, 1, 1, 1]", "True 2 20"]
 
 
 def test_every_command_explains_itself_with_an_example():

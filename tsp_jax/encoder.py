@@ -1,7 +1,9 @@
 """Clips in, features out: clips of any videos packed into batches of one shape, each frame sent to the device once."""
 
 import collections
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -12,15 +14,26 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, laps, memory, transforms
+from tsp_jax import checkpoints, cli, laps, memory, transforms
 from tsp_jax.models import functional, tsp, video_resnet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AXIS = "data"
 _BATCHES_IN_FLIGHT = 2
-_CPU_CLIPS_AT_ONCE = 4  # a CPU gains nothing from more, and their activations take 300 MB a clip
+_CPU_CLIPS_AT_ONCE = 4  # by all of its cores: a CPU gains nothing from more, and their activations take 300 MB a clip
 
 Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [width]
+
+
+def split_cpu() -> None:
+    """Has JAX see a CPU as a device for each core, four at most; to be called before any other use of JAX.
+
+    A program's convolutions run on all cores, but padding and joining their input on one; with clips of its own each core is
+    always busy. Where JAX runs already, or XLA_FLAGS says how many devices there are, nothing is changed.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", min(cli.cores(), _CPU_CLIPS_AT_ONCE))
 
 
 class Encoder:
@@ -55,7 +68,7 @@ class Encoder:
           clip_len: frames in a clip.
           stride: frames from one clip's start to the next's, which tells how much clips overlap.
           dtype: of the computation, a key of `DTYPES`.
-          batch_size: clips in a batch, for each device.
+          batch_size: clips in a batch, for each device; the cores of a CPU share it.
           also: more encoders of the same clips; their features stand to the right of the first one's.
           own: of the thread that calls; takes the time of packing, sending and waiting.
         """
@@ -63,13 +76,18 @@ class Encoder:
         every = (checkpoint, *also)
         self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
         devices = jax.local_devices()
+        at_once = batch_size
+        if devices[0].platform == "cpu":
+            batch_size = -(-batch_size // len(devices))
+            at_once = math.gcd(batch_size, max(_CPU_CLIPS_AT_ONCE // len(devices), 1))
+        self._at_once = at_once
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
         slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
         mesh = Mesh(np.array(devices), (AXIS,))
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
-        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size)
+        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size, at_once)
         self._sizes = len(devices), slots, batch_size, clip_len
         # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
         self._filling, self._spare = _Batch(*self._sizes), [_Batch(*self._sizes) for _ in range(_BATCHES_IN_FLIGHT)]
@@ -97,6 +115,8 @@ class Encoder:
             self._lane += 1
             if self._lane == len(self._lanes):
                 results += self._send()
+        if len(self._lanes[self._lane].tags) % self._at_once == 0:  # in turn, so that all have work when there is little
+            self._lane = (self._lane + 1) % len(self._lanes)
         self._laps.end(laps.PACK)
         return results
 
@@ -208,11 +228,9 @@ class _Lane:
 
 
 def _make_step(
-    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, batch_size: int
+    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, batch_size: int, at_once: int
 ) -> Callable[..., tuple[Array, Array]]:
     """The program of a batch: frames blended and normalized, clips gathered from the previous and the new ones, encoded."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    at_once = math.gcd(batch_size, _CPU_CLIPS_AT_ONCE) if on_cpu else batch_size
 
     def encode(variables: Sequence[functional.Variables], clips: Float32[Array, "b t 112 112 3"]) -> Float32[Array, "b f"]:
         every = zip(configs, variables, strict=True)

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     cli.show_any_name()
     memory.keep_freed()
+    encoder.split_cpu()
     compiled.keep_programs()
     try:
         if options.profile is not None:
@@ -121,7 +122,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default="reference",
         help="a clip's frames: the original's, or the plain grid",
     )
-    add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch, for each device")
+    add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch, for each device; a CPU is one")
     add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
     add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
     add("--workers", type=cli.positive_int, default=cores(), help="videos decoded at once; the cores, 16 at most")

@@ -31,7 +31,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Float64, Int64
 
-from tsp_jax import annotations, checkpoints, cli, compiled, extract, features, memory, predictions, segments
+from tsp_jax import annotations, checkpoints, cli, compiled, encoder, extract, features, memory, predictions, segments
 from tsp_jax.models import functional, video_resnet
 
 _ROWS_AT_ONCE = 256  # one shape to compile, whatever a video's number of clips
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     cli.show_any_name()
     memory.keep_freed()
+    encoder.split_cpu()
     compiled.keep_programs()
     try:
         model = checkpoints.open_any(options.checkpoint)
