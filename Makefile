@@ -5,10 +5,9 @@ BIN := .venv/bin
 
 .PHONY: demo test fuzz lint clean
 
+# From nothing to demo/report.html; the same command goes on after an interruption.
 demo: .venv/run
 	$(BIN)/python -m examples.demo --output demo
-	$(BIN)/python -m tsp_jax.extract --checkpoint demo/r3d_18 --videos demo/videos --output demo/features.h5
-	$(BIN)/python -m tsp_jax.features info demo/features.h5
 
 test: .venv/test lint
 	$(BIN)/python -m pytest
@@ -23,7 +22,7 @@ lint: .venv/test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo demo_quick build *.egg-info
 
 .venv/run: pyproject.toml requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
