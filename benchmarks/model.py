@@ -14,8 +14,9 @@ from tsp_jax import cli
 
 BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 LABEL_COUNTS = (200, 2)
-# Of the largest value. Measured: below 2e-5 and 2e-2.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05}
+# Of the largest value. Measured: below 2e-5 and 2e-2; but 5e-3 for the norm of R(2+1)D-34's second gradient in float32, which
+# rounding alone moves as far (docs/fidelity.md).
+TOLERANCES = {"float32": 1e-2, "bfloat16": 0.05}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Chosen for 11 minutes of two cores. The recipes' own eight epochs on 60 videos tell more: README, "Results".
 FULL = {
@@ -116,6 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = options.output or ("demo_quick" if options.quick else "demo")
     values = {"d": shlex.quote(folder), **(QUICK if options.quick else FULL)}
+    try:
+        return tell_and_run(folder, values)
+    except KeyboardInterrupt:  # between two steps; within one, the step says what is kept
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def tell_and_run(folder: str, values: Mapping[str, str]) -> int:
+    """The exit status of the first step that fails, or 0 after the last."""
     start = time.monotonic()
     for number, (purpose, command) in enumerate(STEPS, 1):
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
