@@ -220,7 +220,22 @@ def difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------------------- reporting
 
 
-def begin(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace, work: Callable[[dict[str, Any]], None]) -> int:
+    """The exit status of a benchmark, whose work adds to a result: 0 all well, 1 it can't be made, 130 interrupted."""
+    result = _begin(options)
+    try:
+        work(result)
+    except (BenchmarkError, OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    _finish(result, options)
+    return 0
+
+
+def _begin(options: argparse.Namespace) -> dict[str, Any]:
     """What a result begins with: the command, the machine, the time, the commit; it is printed."""
     result = {
         "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
@@ -245,7 +260,7 @@ def add(result: dict[str, Any], measured: dict[str, Any], options: argparse.Name
     _write(result, options)
 
 
-def finish(result: dict[str, Any], options: argparse.Namespace) -> None:
+def _finish(result: dict[str, Any], options: argparse.Namespace) -> None:
     """Prints what is left to be told, and writes the JSON where one is asked for."""
     result["load_after"] = os.getloadavg()
     _write(result, options)

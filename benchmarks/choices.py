@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=1.0, help="about what a turn takes")
     add("--json", metavar="FILE", help="for all numbers")
     options = parser.parse_args(arguments)
-    result = alternate.begin(options)
-    try:
+
+    def work(result: dict[str, Any]) -> None:
         for backbone, dtype, batch in itertools.product(options.backbone, options.dtype, options.batch):
             spec = {"backbone": backbone, "label_counts": model.LABEL_COUNTS, "gvf": True}
             spec |= {"dtype": dtype, "batch": batch, "clip": options.clip}
@@ -56,14 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if names:
                     work = f"{mode} {backbone} {dtype}, {batch} clips"
                     alternate.add(result, _measure(work, mode, names, spec, options), options)
-    except alternate.BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    alternate.finish(result, options)
-    return 0
+
+    return alternate.run(options, work)
 
 
 def _measure(work: str, mode: str, names: Sequence[str], spec: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -34,20 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=cli.positive_int, default=5, help="in each, every way has its turn")
     parser.add_argument("--json", metavar="FILE", help="for all numbers")
     options = parser.parse_args(arguments)
-    result = alternate.begin(options)
-    result["videos"] = []
-    try:
+
+    def work(result: dict[str, Any]) -> None:
+        result["videos"] = []
         for item in tqdm.tqdm(annotations.list_videos(options.videos), "videos", disable=None):
-            result["videos"].append(measure(item.path, options.stride, options.rounds))
-    except (OSError, ValueError, video.VideoError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    print("\n\n".join(tables(result["videos"])))
-    alternate.finish(result, options)
-    return 0
+            try:
+                result["videos"].append(measure(item.path, options.stride, options.rounds))
+            except video.VideoError as error:
+                raise alternate.BenchmarkError(f"{item.path}: {error}") from error
+        print("\n\n".join(tables(result["videos"])))
+
+    return alternate.run(options, work)
 
 
 def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:

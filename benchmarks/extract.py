@@ -33,8 +33,8 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 0.1}
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
     options = _parse(arguments)
-    result = alternate.begin(options)
-    try:
+
+    def work(result: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory()))
             if options.memory:
@@ -47,16 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result["command_laps"] = whole_command(folder, options)
                 print(command_table(result["command_laps"]))
             else:
-                for measured in speeds(folder, options):
-                    alternate.add(result, measured, options)
-    except (alternate.BenchmarkError, OSError, ValueError, video.VideoError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    alternate.finish(result, options)
-    return 0
+                try:
+                    for measured in speeds(folder, options):
+                        alternate.add(result, measured, options)
+                except video.VideoError as error:
+                    raise alternate.BenchmarkError(str(error)) from error
+
+    return alternate.run(options, work)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -215,8 +215,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    options.variants, result = None, alternate.begin(options)
-    try:
+    options.variants = None
+
+    def work(result: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
             videos, truth, data = prepare(folder, options.source, options.videos, options.height)
@@ -230,14 +231,8 @@ def _compare(options: argparse.Namespace) -> int:
                 options=options,
             )
             alternate.add(result, measured, options)
-    except (alternate.BenchmarkError, OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    alternate.finish(result, options)
-    return 0
+
+    return alternate.run(options, work)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

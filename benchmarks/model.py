@@ -8,6 +8,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks import alternate
 from tsp_jax import cli
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--clip", type=cli.positive_int, nargs=3, default=[16, 112, 112], metavar=("T", "H", "W"), help="frames, height, width")
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
-    result = alternate.begin(options)
-    try:
+
+    def work(result: dict[str, Any]) -> None:
         for mode, backbone, dtype, batch in itertools.product(options.mode, options.backbone, options.dtype, options.batch):
             spec = {"backbone": backbone, "label_counts": LABEL_COUNTS, "gvf": True}
             spec |= {"dtype": dtype, "batch": batch, "clip": options.clip}
@@ -49,14 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options=options,
             )
             alternate.add(result, measured, options)
-    except alternate.BenchmarkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    alternate.finish(result, options)
-    return 0
+
+    return alternate.run(options, work)
 
 
 if __name__ == "__main__":

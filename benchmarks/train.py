@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import alternate, input_pipeline, model
 from data_builders import labels
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--folder", metavar="DIR", help="where videos and records are made, to be used again; a temporary one otherwise")
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
-    result = alternate.begin(options)
-    try:
+
+    def work(result: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
             videos, truth, records = input_pipeline.prepare(folder, options.source, options.videos, options.height)
@@ -57,14 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     options=options,
                 )
                 alternate.add(result, measured, options)
-    except (alternate.BenchmarkError, OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    alternate.finish(result, options)
-    return 0
+
+    return alternate.run(options, work)
 
 
 if __name__ == "__main__":

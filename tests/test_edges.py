@@ -58,6 +58,14 @@ COMMANDS: dict[str, list[str]] = {
         "--checkpoint model --features good.h5 --labels IN --output p.json",
         "--checkpoint model --features good.h5 --head action --output OUT",
     ],
+    "tsp_jax.report": [
+        "--features IN --output r.html",
+        "--features good.h5 --groundtruth IN --output r.html",
+        "--features good.h5 --predictions IN --output r.html",
+        "--features good.h5 --videos IN --output r.html",
+        "--metrics IN --output r.html",
+        "--features good.h5 --output OUT",
+    ],
     "tsp_jax.train": [
         "--config IN --workdir w",
         "--config configs/synthetic_tsp.py --workdir w --config.data.folder=IN",
