@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import annotations, clip_stream, clips, features, predictions, records, segments, video
+from tsp_jax import annotations, clip_stream, clips, features, laps, predictions, records, segments, video
 
 Parts = dict[str, bytes]
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
@@ -274,7 +274,7 @@ def use_video(folder: Path) -> object:
     with contextlib.suppress(video.VideoError):
         metadata.measure(path, path.name)
     item = annotations.Video("v", path)
-    *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav")
+    *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav", laps.Laps())
     assert isinstance(last, clip_stream.Closed)
     scan = video.scan(path)
     video.rescan(scan)
