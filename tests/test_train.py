@@ -156,10 +156,10 @@ def saved(workdir: Path, name: str = "last") -> tuple[dict[str, np.ndarray], dic
     assert manager is not None and step is not None
     tree = manager.item_metadata(step)["state"].tree
     like = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for key, leaf in tree.items()}
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(like), page=ocp.args.JsonRestore())
-    found = manager.restore(step, args=items)
+    found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+    page = keeper.page()
     keeper.close()
-    return {key: np.asarray(leaf) for key, leaf in found["state"].items()}, found["page"]
+    return {key: np.asarray(leaf) for key, leaf in found["state"].items()}, page
 
 
 def assert_same_bits(left: Path, right: Path) -> None:

@@ -7,6 +7,7 @@ comes from files of others: it is escaped where it enters the page, and bounded 
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import importlib.resources
 import math
@@ -110,12 +111,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.probe_groundtruth and not options.groundtruth:
         parser.error("--probe_groundtruth without --groundtruth, which the probe is measured on")
     output = Path(options.output)
-    if output.is_dir():
-        parser.error(f"--output {output} is a folder; name a file, such as {output / 'report.html'}")
     tables = (options.groundtruth, options.probe_groundtruth, options.predictions)
     inputs = [*options.features, *options.metrics, *(path for path in tables if path)]
-    if output.resolve() in {Path(path).resolve() for path in inputs}:
-        parser.error(f"--output {output} is one of the files to read")
+    with contextlib.suppress(ValueError, OSError):  # of names that no file can have, which are told when they are used
+        if output.is_dir():
+            parser.error(f"--output {output} is a folder; name a file, such as {output / 'report.html'}")
+        if output.resolve() in {Path(path).resolve() for path in inputs}:
+            parser.error(f"--output {output} is one of the files to read")
     return options
 
 
