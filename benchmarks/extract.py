@@ -158,18 +158,7 @@ def whole_command(folder: Path, options: argparse.Namespace) -> list[dict[str, A
     """
     videos, told = _videos(folder, options), []
     for backbone, dtype, stride in itertools.product(options.backbone, options.dtype, options.stride):
-        checkpoint = _checkpoint(folder, backbone)
-        flags = [
-            "--checkpoint",
-            str(checkpoint),
-            "--videos",
-            str(videos),
-            "--output",
-            str(folder / "features.h5"),
-            "--overwrite",
-        ]
-        flags += ["--stride", str(stride), "--clip_len", str(options.clip_len), "--dtype", dtype]
-        flags += ["--batch_size", str(options.batch), "--overwrite"]
+        flags = _flags(folder, backbone, videos, stride, dtype, options)
         seconds = []
         for _ in tqdm.trange(options.rounds + 1, desc=f"{backbone} {dtype}, stride {stride}", unit="run", disable=None):
             began = time.perf_counter()
@@ -240,9 +229,7 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     told = []
     for backbone, hours in itertools.product(options.backbone, options.memory_hours):
         path = long_video(folder / f"long_{hours:g}h.mp4", hours)
-        flags = ["--checkpoint", str(_checkpoint(folder, backbone)), "--videos", str(path), "--overwrite"]
-        flags += ["--output", str(folder / "features.h5"), "--stride", str(options.stride[0]), "--dtype", options.dtype[0]]
-        flags += ["--clip_len", str(options.clip_len), "--batch_size", str(options.batch)]
+        flags = _flags(folder, backbone, path, options.stride[0], options.dtype[0], options)
         began, samples, peak = time.perf_counter(), [], 0
         with _extracting(flags) as process, tqdm.tqdm(desc=f"{backbone}, {hours:g} hours", unit="s", disable=None) as bar:
             while process.poll() is None:
@@ -309,6 +296,13 @@ def _checkpoint(folder: Path, backbone: str) -> Path:
         with _child(["-c", code, spec, str(path)]) as process:
             _check(process.wait())
     return path
+
+
+def _flags(folder: Path, backbone: str, videos: Path, stride: int, dtype: str, options: argparse.Namespace) -> list[str]:
+    """Those of the command."""
+    flags = ["--checkpoint", str(_checkpoint(folder, backbone)), "--videos", str(videos), "--overwrite"]
+    flags += ["--output", str(folder / "features.h5"), "--stride", str(stride), "--dtype", dtype]
+    return [*flags, "--clip_len", str(options.clip_len), "--batch_size", str(options.batch)]
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
     devices = devices[: math.gcd(spec["batch"], len(devices))]
     each = at_once = spec["batch"] // len(devices)
     if devices[0].platform == "cpu":
-        at_once = math.gcd(each, max(encoder._CPU_CLIPS_AT_ONCE // len(devices), 1))
+        each, at_once = encoder.cpu_share(spec["batch"], len(devices))
 
     def encode_part(variables: functional.Variables, clips: Array) -> Array:
         if at_once == each:
@@ -58,15 +58,7 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     The outputs are losses and gradient norms of the first two steps.
     """
     checkpoint = seeded_checkpoint(spec)
-    optimizer = _optimizer()
-    one = train_step.make_train_step(
-        checkpoint.config,
-        optimizer,
-        heads=("action", "temporal_region"),
-        alphas=(1.0, 1.0),
-        dtype=encoder.DTYPES[spec["dtype"]],
-        prepare=lambda batch, dtype: batch["video"].astype(dtype),
-    )
+    optimizer, one = _train_step(checkpoint, spec, prepare=lambda batch, dtype: batch["video"].astype(dtype))
     placed = jax.device_put(batch(spec))
     state = train_step.init_state(jax.device_put(checkpoint.variables), optimizer)
     outputs = []
@@ -146,15 +138,7 @@ def training(spec: dict[str, Any]) -> alternate.Side:
 
     checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh()
     split = input_pipeline.open_split(spec["records"], "train")
-    optimizer = _optimizer()
-    one = train_step.make_train_step(
-        checkpoint.config,
-        optimizer,
-        heads=("action", "temporal_region"),
-        alphas=(1.0, 1.0),
-        dtype=encoder.DTYPES[spec["dtype"]],
-        mesh=mesh,
-    )
+    optimizer, one = _train_step(checkpoint, spec, mesh=mesh)
     batches = input_pipeline.train_batches(
         split, global_batch_size=spec["batch"], seed=0, balanced=True, num_threads=config.Run().reader_threads
     )
@@ -226,8 +210,9 @@ def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
     return checkpoints.make(found, variables, origin)
 
 
-def _optimizer() -> optim.Optimizer:
-    return optim.sgd(
+def _train_step(checkpoint: checkpoints.Checkpoint, spec: dict[str, Any], **options: Any) -> tuple[optim.Optimizer, Any]:
+    """The optimizer, and the step of training; options are those of `make_train_step`."""
+    optimizer = optim.sgd(
         backbone_lr=seeded.BACKBONE_LR,
         fc_lr=seeded.FC_LR,
         momentum=seeded.MOMENTUM,
@@ -235,6 +220,9 @@ def _optimizer() -> optim.Optimizer:
         warmup_steps=0,
         milestones=(),
     )
+    dtype, heads = encoder.DTYPES[spec["dtype"]], ("action", "temporal_region")
+    one = train_step.make_train_step(checkpoint.config, optimizer, heads=heads, alphas=(1.0, 1.0), dtype=dtype, **options)
+    return optimizer, one
 
 
 def batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -299,11 +299,7 @@ def training(spec: dict[str, Any]) -> alternate.Side:
 
         return one
 
-    chosen = (
-        _fastest(variants, lambda variant: functools.partial(make(variant), first), device)
-        if len(variants) > 1
-        else variants[0]
-    )
+    chosen = _fastest(variants, lambda variant: functools.partial(make(variant), first), device)
     one = make(chosen)
     losses = [float(one(first)), float(one(next(batches)))]
 

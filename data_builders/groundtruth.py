@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from data_builders import validate
 from tsp_jax import annotations, cli, segments
 
 Background = Literal["reference", "union"]
@@ -332,11 +333,7 @@ def _activitynet_action(item: Any, where: str, faults: list[str]) -> Action:
 
 def _print_summary(output: str, rows: Sequence[segments.Segment], how: str) -> None:
     actions = [row for row in rows if row.temporal_region == segments.ACTION]
-    strange = sum(
-        not 0 <= row.start_sec < row.end_sec <= row.video_duration_sec + segments.BEYOND_END_SEC
-        or row.start_sec >= row.video_duration_sec
-        for row in actions
-    )
+    strange = sum(any(validate.time_faults(0, row, lenient=True)) for row in actions)
     print(
         f"{output}: {len(actions)} actions of {len({row.action_label for row in actions})} classes and "
         f"{len(rows) - len(actions)} background segments ({how}) in {len({row.filename for row in rows})} videos"

@@ -15,6 +15,8 @@ import tqdm
 from data_builders import metadata
 from tsp_jax import cli, segments, video
 
+# Annotators mark tenths of a second, and containers round their duration: less than this beyond the end is no fault.
+_BEYOND_END_SEC = 0.1
 _OVERLAP_SEC = 1e-6
 _RELATIVE_ERROR = 1e-4  # of fps: 29.97 may stand for 30000/1001, but 30 may not
 
@@ -110,7 +112,7 @@ def check_rows(rows: Sequence[segments.Row[segments.Segment]], labels: Sequence[
             continue
         for message in _label_faults(row.value, labels):
             yield Finding(row.line, message)
-        yield from _time_faults(row.line, row.value, lenient)
+        yield from time_faults(row.line, row.value, lenient)
         segment = row.value
         key = (segment.filename, segment.start_sec, segment.end_sec, segment.action_label, segment.temporal_region)
         if first_line.setdefault(key, row.line) != row.line:
@@ -167,7 +169,8 @@ def _label_faults(segment: segments.Segment, labels: Sequence[str]) -> Iterator[
         yield f"action-label {label!r} is unknown; {f'write {near[0]!r}' if near else 'correct it'}, or add it to the mapping"
 
 
-def _time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterator[Finding]:
+def time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterator[Finding]:
+    """What is wrong with a row's times; arguments are those of `check_rows`."""
     start_sec, end_sec, duration_sec = segment.start_sec, segment.end_sec, segment.video_duration_sec
     if start_sec > end_sec:
         yield Finding(line, f"t-start {start_sec} lies after t-end {end_sec}; swap or correct them")
@@ -182,7 +185,7 @@ def _time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterato
         yield Finding(
             line, f"t-start {start_sec} s lies beyond the video's {duration_sec} s; remove or correct the row", lenient
         )
-    elif max(start_sec, end_sec) > duration_sec + segments.BEYOND_END_SEC:
+    elif max(start_sec, end_sec) > duration_sec + _BEYOND_END_SEC:
         yield Finding(line, f"t-end {end_sec} s exceeds the video's {duration_sec} s; clip it or correct the row", lenient)
 
 

@@ -160,5 +160,5 @@ def _features(item: features.VideoFeatures) -> Features:
         geometry = clips.ClipGeometry(int(found["clip_len"]), float(found["frame_rate"]), int(found["stride"]), selection)
     except ValueError as error:
         raise features.FeatureFileError(f"video {item.name!r}: {error}; extract it again") from error
-    duration_sec = float(found["frames"]) / float(found["fps"])
-    return Features(item.features, start_sec, clip_len_sec, geometry, duration_sec, str(found.get("damage", "")))
+    damage = str(found.get("damage", ""))
+    return Features(item.features, start_sec, clip_len_sec, geometry, features.duration_sec(item), damage)

@@ -180,11 +180,16 @@ def flatten(variables: functional.Variables) -> dict[str, Any]:
 
 def weights_sha256(variables: functional.Variables) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all leaves: the same for the same weights from any file."""
+    return sha256(flatten(variables))
+
+
+def sha256(leaves: Mapping[str, Any]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of arrays, in their order."""
     digest = hashlib.sha256()
-    for key, leaf in flatten(variables).items():
+    for key, leaf in leaves.items():
         array = np.ascontiguousarray(leaf)
         digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

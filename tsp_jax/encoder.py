@@ -36,6 +36,12 @@ def split_cpu() -> None:
             jax.config.update("jax_num_cpu_devices", min(cli.cores(), _CPU_CLIPS_AT_ONCE))
 
 
+def cpu_share(batch_size: int, devices: int) -> tuple[int, int]:
+    """How many clips of a batch each of a CPU's devices gets, the last ones perhaps fewer, and how many it computes at once."""
+    each = -(-batch_size // devices)
+    return each, math.gcd(each, max(_CPU_CLIPS_AT_ONCE // devices, 1))
+
+
 class Encoder:
     """An encoder on all local devices, fed clip by clip; results come back a batch or two later.
 
@@ -78,8 +84,7 @@ class Encoder:
         devices = jax.local_devices()
         at_once = batch_size
         if devices[0].platform == "cpu":
-            batch_size = -(-batch_size // len(devices))
-            at_once = math.gcd(batch_size, max(_CPU_CLIPS_AT_ONCE // len(devices), 1))
+            batch_size, at_once = cpu_share(batch_size, len(devices))
         self._at_once = at_once
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
@@ -88,9 +93,9 @@ class Encoder:
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
         self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size, at_once)
-        self._sizes = len(devices), slots, batch_size, clip_len
+        sizes = len(devices), slots, batch_size, clip_len
         # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
-        self._filling, self._spare = _Batch(*self._sizes), [_Batch(*self._sizes) for _ in range(_BATCHES_IN_FLIGHT)]
+        self._filling, self._spare = _Batch(*sizes), [_Batch(*sizes) for _ in range(_BATCHES_IN_FLIGHT)]
         self._lanes = [_Lane(i, slots, batch_size) for i in range(len(devices))]
         self._lane = 0
         shape = (len(devices) * slots, *transforms.CROP, 3)

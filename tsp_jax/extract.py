@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use."""
     options = _parse(arguments)
     cli.show_any_name()
-    memory.keep_freed()
-    encoder.split_cpu()
-    compiled.keep_programs()
+    prepare_jax()
     try:
         if options.profile is not None:
             Path(options.profile).mkdir(parents=True, exist_ok=True)
@@ -108,6 +106,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="forget what the output holds")
     add("--profile", metavar="DIR", help="write where the time goes: stages.json, and a JAX trace of the first batches")
     return parser.parse_args(arguments)
+
+
+def prepare_jax() -> None:
+    """What a command that extracts does before any other use of JAX: see the three functions."""
+    memory.keep_freed()
+    encoder.split_cpu()
+    compiled.keep_programs()
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -112,6 +112,11 @@ def pool(rows: Float32[np.ndarray, "n f"], how: str) -> Float32[np.ndarray, " f"
     return vector
 
 
+def duration_sec(video: VideoFeatures) -> float:
+    """How long the video is."""
+    return float(video.attributes["frames"]) / float(video.attributes["fps"])
+
+
 def clip_times(video: VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
     """When each row's clip starts, and how long all of them are, in seconds.
 

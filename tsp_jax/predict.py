@@ -31,7 +31,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Float64, Int64
 
-from tsp_jax import annotations, checkpoints, cli, compiled, encoder, extract, features, memory, predictions, segments
+from tsp_jax import annotations, checkpoints, cli, extract, features, predictions, segments
 from tsp_jax.models import functional, video_resnet
 
 _ROWS_AT_ONCE = 256  # one shape to compile, whatever a video's number of clips
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use, 130 interrupted."""
     options = _parse(arguments)
     cli.show_any_name()
-    memory.keep_freed()
-    encoder.split_cpu()
-    compiled.keep_programs()
+    extract.prepare_jax()
     try:
         model = checkpoints.open_any(options.checkpoint)
         heads = head_names(model, options.head)
@@ -372,7 +370,7 @@ def predict_video(
     """
     numbers, (starts, clip_len_sec) = features.clip_numbers(item), features.clip_times(item)
     stride_sec = float(item.attributes["stride"]) / float(item.attributes["frame_rate"])
-    duration_sec = float(item.attributes["frames"]) / float(item.attributes["fps"])
+    duration_sec = features.duration_sec(item)
     middles = starts + clip_len_sec / 2
     cells = np.clip(np.stack([middles - stride_sec / 2, middles + stride_sec / 2], axis=1), 0, duration_sec)
     of_head = dict(zip(heads, probabilities(model, item.features, gvf), strict=True))

@@ -401,7 +401,7 @@ class Sample:
                 f"at most {_MAX_WIDTH}"
             )
         notes: list[str] = []
-        duration_sec = float(found.attributes["frames"]) / float(found.attributes["fps"])
+        duration_sec = features.duration_sec(found)
         if truth and abs(truth[0].video_duration_sec - duration_sec) > max(1.0, 0.02 * duration_sec):
             notes.append(
                 f"{where}: {truth[0].video_duration_sec:.1f} s by the ground truth, {duration_sec:.1f} s by the features; do "

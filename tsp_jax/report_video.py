@@ -103,7 +103,7 @@ def describe(
     said = predicted.videos.get(found.name) if predicted else None
     part = Part(
         name=found.name,
-        duration_sec=float(found.attributes["frames"]) / float(found.attributes["fps"]),
+        duration_sec=features.duration_sec(found),
         clips=len(found.features),
         actions=None if actions is None else len(actions),
         predicted=len(said.segments) if said else None,

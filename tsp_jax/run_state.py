@@ -1,11 +1,9 @@
 """What a run goes on from, through Orbax: the whole state of training and a JSON page, written in the background."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from tsp_jax import checkpoints
@@ -58,7 +56,7 @@ class Keeper:
         if self._manager is None or self.latest() == step:
             return
         flat = _flat(state)
-        page = {**page, _DIGEST: _digest(flat)}
+        page = {**page, _DIGEST: checkpoints.sha256(flat)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(page))
         try:
             self._manager.save(step, args=items)
@@ -81,7 +79,7 @@ class Keeper:
         checkpoints.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
         read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
         page = dict(read["page"])
-        if page.pop(_DIGEST, "") != _digest({key: read["state"][key] for key in wanted}):
+        if page.pop(_DIGEST, "") != checkpoints.sha256({key: read["state"][key] for key in wanted}):
             raise self._unreadable(ValueError("the arrays are not those that were saved"))
         structure = jax.tree_util.tree_structure(like)
         return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), page
@@ -125,16 +123,6 @@ def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by their dotted path, in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _digest(flat: dict[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all leaves."""
-    digest = hashlib.sha256()
-    for key, leaf in flat.items():
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _shapes(flat: dict[str, Any]) -> dict[str, tuple[int, ...]]:

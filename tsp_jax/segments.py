@@ -13,8 +13,6 @@ from tsp_jax import files
 ACTION = "Action"
 NO_ACTION = "No action"
 TEMPORAL_REGIONS = (ACTION, NO_ACTION)  # in the order of their class numbers
-# Annotators mark tenths of a second, and containers round their duration: less than this beyond a video's end is no fault.
-BEYOND_END_SEC = 0.1
 _MAX_FAULTS_SHOWN = 10
 
 
