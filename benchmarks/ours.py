@@ -22,22 +22,17 @@ from tsp_jax.models import functional, tsp
 
 
 def forward(spec: dict[str, Any]) -> alternate.Side:
-    """The features of a batch that lies on the device, or on a CPU's cores, some clips at a time where the encoder does so."""
-    encoder.split_cpu()
+    """The features of a batch that lies on the device, or on a CPU's cores, clip by clip where the encoder does so."""
+    start()
     checkpoint = seeded_checkpoint(spec)
     dtype = encoder.DTYPES[spec["dtype"]]
     devices = jax.local_devices()
     devices = devices[: math.gcd(spec["batch"], len(devices))]
-    each = at_once = spec["batch"] // len(devices)
-    if devices[0].platform == "cpu":
-        each, at_once = encoder.cpu_share(spec["batch"], len(devices))
 
     def encode_part(variables: functional.Variables, clips: Array) -> Array:
-        if at_once == each:
+        if not encoder.is_one_by_one(devices[0]):
             return functional.encode(checkpoint.config, variables, clips, dtype)
-        parts = clips.reshape(-1, at_once, *clips.shape[1:])
-        found = jax.lax.map(lambda some: functional.encode(checkpoint.config, variables, some, dtype), parts)
-        return found.reshape(each, -1)
+        return jax.lax.map(lambda clip: functional.encode(checkpoint.config, variables, clip[None], dtype)[0], clips)
 
     one, split = PartitionSpec(), PartitionSpec(encoder.AXIS)
     mesh = Mesh(np.array(devices), (encoder.AXIS,))
@@ -57,22 +52,26 @@ def step(spec: dict[str, Any]) -> alternate.Side:
 
     The outputs are losses and gradient norms of the first two steps.
     """
-    checkpoint = seeded_checkpoint(spec)
-    optimizer, one = _train_step(checkpoint, spec, prepare=lambda batch, dtype: batch["video"].astype(dtype))
-    placed = jax.device_put(batch(spec))
-    state = train_step.init_state(jax.device_put(checkpoint.variables), optimizer)
+    cores = start(spec["batch"])
+    checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(jax.devices()[:cores], cores=cores)
+    optimizer, one = _train_step(checkpoint, spec, mesh=mesh, prepare=lambda batch, dtype: batch["video"].astype(dtype))
+    placed = jax.device_put(batch(spec), sharding.batch_sharding(mesh))
+    state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
     outputs = []
-    for _ in range(2):
+    for number in range(seeded.WARM_UP_STEPS):
         state, seen = one(state, placed)
         outputs += [float(seen.loss), float(seen.grad_norm)]
+        if number == 0:
+            memory.give_back()  # as the command does
 
     def run(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, _ = one(state, placed)
+            state, seen = one(state, placed)
+            jax.block_until_ready(seen.loss)  # as the command does: steps sent ahead would have their activations side by side
         jax.block_until_ready(state)
 
-    return alternate.Side(run, np.array(outputs), about(spec))
+    return alternate.Side(run, np.array(outputs[:4]), about(spec))
 
 
 # -------------------------------------------------------------------------------------------------------- for extract.py
@@ -82,7 +81,7 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
     """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
     from tsp_jax import annotations, clips, extract, features  # networks alone can be timed without what these need
 
-    encoder.split_cpu()
+    start()
     # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
     make = encoder._make_step
     kept = functools.cache(lambda configs, *others: make(configs, *others))
@@ -112,8 +111,7 @@ def write_checkpoint(spec_json: str, path: str) -> None:
 def startup(spec_json: str) -> None:
     """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
     spec, times = json.loads(spec_json), [time.time()]
-    memory.keep_freed()
-    encoder.split_cpu()
+    start()
     checkpoint = checkpoints.open_any(spec["checkpoint"])
     times.append(time.time())
     pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
@@ -136,7 +134,8 @@ def training(spec: dict[str, Any]) -> alternate.Side:
     """Steps of training from records, read ahead as the command does. The outputs are the losses of the first two."""
     from tsp_jax import config, input_pipeline, train  # likewise
 
-    checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh()
+    cores = start(spec["batch"])
+    checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(cores=cores)
     split = input_pipeline.open_split(spec["records"], "train")
     optimizer, one = _train_step(checkpoint, spec, mesh=mesh)
     batches = input_pipeline.train_batches(
@@ -165,7 +164,7 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
     """Training clips from records, mirrored, cut and normalized on the device. The outputs are the first batch, made small."""
     from tsp_jax import config, input_pipeline
 
-    memory.keep_freed()
+    start(1)
     split = input_pipeline.open_split(spec["records"], "train")
     recipe = config.Run()
     batches = input_pipeline.train_batches(
@@ -194,9 +193,14 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
+def start(rows: int | None = None) -> int:
+    """What the commands do before anything else of JAX; returns how many devices a CPU became, each for as many of the rows."""
+    memory.keep_freed()
+    return sharding.split_cpu(rows)
+
+
 def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
     """The backbone with two heads and a GVF, and the weights that PyTorch's sides have too."""
-    memory.keep_freed()  # as the commands do, before anything else of JAX
     wanted = tsp.ModelConfig(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
     origin = checkpoints.Origin("seeded weights of the benchmarks")
     if spec["backbone"] == "r3d_tiny":  # which PyTorch does not know

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax import annotations, checkpoints, cli, clip_stream, clips, encoder, extract, features, transforms
+from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, extract, features, transforms
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -506,16 +506,6 @@ def test_four_devices_give_what_one_gives(six_videos: Path, checkpoint: Path, tm
     assert one.keys() == four.keys()
     for name, array in one.items():
         np.testing.assert_allclose(four[name], array, atol=1e-5 * np.abs(array).max())
-
-
-def test_each_core_is_a_device_unless_flags_say_otherwise():
-    code = "from tsp_jax import encoder; encoder.split_cpu(); import jax; print(jax.local_device_count())"
-    for flags, expected in [("", min(cli.cores(), 4)), ("--xla_force_host_platform_device_count=3", 3)]:
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        shown = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        assert int(shown.stdout) == expected
 
 
 def test_clips_are_dealt_to_devices_in_turn(checkpoint: Path):

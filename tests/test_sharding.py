@@ -1,5 +1,6 @@
 """Tests of the mesh and of the start of several processes; the training on them is tested with the step."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tsp_jax import sharding
+from tsp_jax import cli, sharding
 
 # Run on four devices, in a process of its own.
 ON_FOUR_DEVICES = """
@@ -18,7 +19,7 @@ import numpy as np
 from tsp_jax import sharding, transforms
 
 mesh = sharding.make_mesh()
-assert mesh.shape == {"data": 4} and sharding.make_mesh(jax.devices()[:2]).shape == {"data": 2}
+assert mesh.shape == {"data": 4, "core": 1} and sharding.make_mesh(cores=2).shape == {"data": 2, "core": 2}
 
 video = np.random.default_rng(0).integers(0, 256, (8, 2, 128, 171, 3), np.uint8)
 batch = {"video": video, "crop": np.tile([[3, 41]], (8, 1)).astype(np.int32), "flip": np.arange(8) % 2 == 0}
@@ -52,6 +53,28 @@ def test_batch_on_one_device_is_the_batch() -> None:
     found = sharding.make_global({"rows": rows}, mesh)
     np.testing.assert_array_equal(found["rows"], rows)
     assert found["rows"].sharding == sharding.batch_sharding(mesh)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "devices", "cores"),
+    [
+        ("", None, min(cli.cores(), 4), min(cli.cores(), 4)),
+        ("", 15, math.gcd(min(cli.cores(), 4), 15), math.gcd(min(cli.cores(), 4), 15)),
+        ("--xla_force_host_platform_device_count=3", None, 3, 1),
+    ],
+    ids=["any rows", "15 rows", "flags"],
+)
+def test_a_cpu_is_a_device_for_each_core_that_has_rows_unless_flags_say_otherwise(
+    flags: str, rows: int | None, devices: int, cores: int
+) -> None:
+    code = f"from tsp_jax import sharding; n = sharding.split_cpu({rows}); import jax; print(jax.local_device_count(), n)"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [str(devices), str(cores)]
+
+
+def test_a_cpu_that_jax_runs_on_already_is_left_as_it_is() -> None:
+    assert sharding.split_cpu() == 1 and jax.local_device_count() == 1
 
 
 @pytest.fixture

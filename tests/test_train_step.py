@@ -205,31 +205,34 @@ def test_four_devices_follow_one_device_or_ddp(reference: ModuleType, x64: None,
     # Some devices have no labelled row in some batch: 2 rows each.
     batches = [train_child.make_batch(seed, 8, action=seed != 1) for seed in range(3)]
     batches[0]["action"][4:] = -1
-    runs = [{}, {"batch_norm": "per_device"}, {"accumulate": 2}]
+    runs = [{}, {"batch_norm": "per_device"}, {"accumulate": 2}, {"batch_norm": "per_device", "cores": 2}, {"cores": 4}]
     train_child.save_inputs(tmp_path / "in.npz", variables, batches, runs)
     child = [sys.executable, train_child.__file__, tmp_path / "in.npz", tmp_path / "out.npz"]
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     subprocess.run(child, check=True, env={**os.environ, "XLA_FLAGS": flags})
     with np.load(tmp_path / "out.npz") as file:
         assert file["devices"] == 4
-        found = [{key[2:]: file[key] for key in file.files if key.startswith(f"{run}/")} for run in range(3)]
+        found = [{key[2:]: file[key] for key in file.files if key.startswith(f"{run}/")} for run in range(5)]
 
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
-    assert_same_run(found[0], train_child.results(*train_child.train(config, variables, batches)))
+    for of_all in (found[0], found[4]):
+        assert_same_run(of_all, train_child.results(*train_child.train(config, variables, batches)))
     # Each part has the first, then the second row of each device.
     parts = [{key: np.concatenate([rows[::2], rows[1::2]]) for key, rows in batch.items()} for batch in batches]
     assert_same_run(found[2], train_child.results(*train_child.train(config, variables, parts, accumulate=2)))
 
-    logs = torch_steps(reference, net, batches, ranks=4)
-    expected = checkpoints.flatten(reference.to_variables(net, np.float64))
-    for key in ("loss", "loss_sum", "correct", "labelled"):
-        expected[f"metrics.{key}"] = np.array([log[key] for log in logs])
-    assert_same_run({key: found[1][key] for key in expected}, expected)
+    for run, ranks in ((1, 4), (3, 2)):  # two cores of a device normalize together
+        net = build(reference, "r3d_18")
+        logs = torch_steps(reference, net, batches, ranks=ranks)
+        expected = checkpoints.flatten(reference.to_variables(net, np.float64))
+        for key in ("loss", "loss_sum", "correct", "labelled"):
+            expected[f"metrics.{key}"] = np.array([log[key] for log in logs])
+        assert_same_run({key: found[run][key] for key in expected}, expected)
 
 
-def test_no_device_gathers_the_others_clips() -> None:
-    """A loop over blocks of a batch that is split over devices would have each of them gather all of it."""
+def test_devices_exchange_sums_and_statistics_and_no_clips() -> None:
     script = """
+import json, re
 import jax, train_child
 from tsp_jax import sharding
 from tsp_jax.models import functional, tsp, video_resnet
@@ -240,18 +243,19 @@ with jax.enable_x64(True):
     for options in ({}, {"accumulate": 2}, {"batch_norm": "per_device"}):
         program, _ = train_child.compiled(config, functional.init(config, 0), batch, mesh=mesh, **options)
         text = program.as_text()
-        print(mesh.size, *(text.count(f" {name}(") for name in ("all-gather", "all-to-all", "collective-permute", "while")))
+        moved = [name for name in ("all-to-all", "collective-permute") if f" {name}(" in text]
+        gathered = re.findall(r"f64\\[([0-9,]+)\\]\\S* all-gather\\(", text)
+        print(json.dumps({"moved": moved, "gathered": gathered}))
 """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     child = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parent, env=environment, check=True, capture_output=True, text=True
     )
-    whole, parts, apart = (tuple(map(int, line.split())) for line in child.stdout.splitlines())
-    assert whole == (4, 0, 0, 0, 0)
-    assert parts == (4, 0, 0, 0, 1)
-    # Each device has a batch of its own here, and so the blocks of a CPU.
-    assert apart[:4] == (4, 0, 0, 0) and apart[4] > 1
+    whole, parts, apart = (json.loads(line) for line in child.stdout.splitlines())
+    # Of each BatchNorm, four devices' means and variances; the stem's, four blocks' two and three shortcuts'.
+    assert sorted(whole["gathered"]) == sorted(f"4,2,{width}" for width in (6, 6, 6, 8, 8, 8, 10, 10, 10, 12, 12, 12))
+    assert parts == whole and apart["gathered"] == [] and whole["moved"] == apart["moved"] == []
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def results(state: train_step.TrainState, seen: list[train_step.StepMetrics]) ->
 def save_inputs(
     path: Any, variables: functional.Variables, batches: list[dict[str, np.ndarray]], runs: list[dict[str, Any]]
 ) -> None:
-    """What `main` reads; `runs` are options of `train`, in JSON."""
+    """What `main` reads; `runs` are options of `train`, in JSON, and `cores`, how many of the devices count as one."""
     arrays = flax.traverse_util.flatten_dict({"variables": variables, "batches": dict(enumerate(batches))}, sep=None)
     np.savez(path, runs=json.dumps(runs), **{"/".join(map(str, key)): leaf for key, leaf in arrays.items()})
 
@@ -108,18 +108,18 @@ def main(inputs: str, output: str, *distributed: str) -> None:
         runs = json.loads(str(file["runs"]))
         arrays = flax.traverse_util.unflatten_dict({tuple(key.split("/")): file[key] for key in file.files if key != "runs"})
     video_resnet.BACKBONES.update(small_backbones())
-    config, mesh, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), sharding.make_mesh(), {}
+    config, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), {}
     processes, process = jax.process_count(), jax.process_index()
-    batches = []
-    for batch in arrays["batches"].values():
-        share = {key: rows.reshape(processes, -1, *rows.shape[1:])[process] for key, rows in batch.items()}
-        batches.append(sharding.make_global(share, mesh))
+    shares = [
+        {key: rows.reshape(processes, -1, *rows.shape[1:])[process] for key, rows in batch.items()}
+        for batch in arrays["batches"].values()
+    ]
     for index, options in enumerate(runs):
-        found |= {
-            f"{index}/{key}": leaf
-            for key, leaf in results(*train(config, arrays["variables"], batches, mesh=mesh, **options)).items()
-        }
-    np.savez(output, devices=mesh.size, processes=processes, **found)
+        mesh = sharding.make_mesh(cores=options.pop("cores", 1))
+        batches = [sharding.make_global(share, mesh) for share in shares]
+        outcome = results(*train(config, arrays["variables"], batches, mesh=mesh, **options))
+        found |= {f"{index}/{key}": leaf for key, leaf in outcome.items()}
+    np.savez(output, devices=jax.device_count(), processes=processes, **found)
 
 
 if __name__ == "__main__":

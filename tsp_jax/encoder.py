@@ -1,9 +1,7 @@
 """Clips in, features out: clips of any videos packed into batches of one shape, each frame sent to the device once."""
 
 import collections
-import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -14,32 +12,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, cli, laps, memory, transforms
+from tsp_jax import checkpoints, laps, memory, transforms
 from tsp_jax.models import functional, tsp, video_resnet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AXIS = "data"
 _BATCHES_IN_FLIGHT = 2
-_CPU_CLIPS_AT_ONCE = 4  # by all of its cores: a CPU gains nothing from more, and their activations take 300 MB a clip
 
 Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [width]
-
-
-def split_cpu() -> None:
-    """Has JAX see a CPU as a device for each core, four at most; to be called before any other use of JAX.
-
-    A program's convolutions run on all cores, but padding and joining their input on one; with clips of its own each core is
-    always busy. Where JAX runs already, or XLA_FLAGS says how many devices there are, nothing is changed.
-    """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", min(cli.cores(), _CPU_CLIPS_AT_ONCE))
-
-
-def cpu_share(batch_size: int, devices: int) -> tuple[int, int]:
-    """How many clips of a batch each of a CPU's devices gets, the last ones perhaps fewer, and how many it computes at once."""
-    each = -(-batch_size // devices)
-    return each, math.gcd(each, max(_CPU_CLIPS_AT_ONCE // devices, 1))
 
 
 class Encoder:
@@ -82,17 +62,16 @@ class Encoder:
         every = (checkpoint, *also)
         self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
         devices = jax.local_devices()
-        at_once = batch_size
-        if devices[0].platform == "cpu":
-            batch_size, at_once = cpu_share(batch_size, len(devices))
-        self._at_once = at_once
+        self._one_by_one = is_one_by_one(devices[0])
+        if self._one_by_one:
+            batch_size = -(-batch_size // len(devices))
         # New frames that a batch may bring: all of its clips', or, where clips overlap, twice what a plain grid would need
         # (rounding puts neighbouring clips on different frames) and the beginnings of two videos.
         slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
         mesh = Mesh(np.array(devices), (AXIS,))
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
-        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], batch_size, at_once)
+        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], self._one_by_one)
         sizes = len(devices), slots, batch_size, clip_len
         # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
         self._filling, self._spare = _Batch(*sizes), [_Batch(*sizes) for _ in range(_BATCHES_IN_FLIGHT)]
@@ -120,7 +99,7 @@ class Encoder:
             self._lane += 1
             if self._lane == len(self._lanes):
                 results += self._send()
-        if len(self._lanes[self._lane].tags) % self._at_once == 0:  # in turn, so that all have work when there is little
+        if self._one_by_one:  # lanes in turn, so that all have work when there is little
             self._lane = (self._lane + 1) % len(self._lanes)
         self._laps.end(laps.PACK)
         return results
@@ -183,6 +162,11 @@ class _Batch:
         self.arrays = self.tapped, self.row_weight, self.column_weight, self.index, self.count
 
 
+def is_one_by_one(device: Any) -> bool:
+    """Whether it encodes clips one by one: a CPU gains nothing from more at once, and activations take 300 MB a clip."""
+    return device.platform == "cpu"
+
+
 def _is_ready(found: Array) -> bool:
     return found.is_ready()  # type: ignore  # not in the stubs
 
@@ -233,7 +217,7 @@ class _Lane:
 
 
 def _make_step(
-    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, batch_size: int, at_once: int
+    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, one_by_one: bool
 ) -> Callable[..., tuple[Array, Array]]:
     """The program of a batch: frames blended and normalized, clips gathered from the previous and the new ones, encoded."""
 
@@ -252,17 +236,15 @@ def _make_step(
     ) -> tuple[Float32[Array, "b f"], Float32[Array, "s 112 112 3"]]:
         frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
         pool = jnp.concatenate([previous, frames])
-        if at_once == batch_size:
+        if not one_by_one:
             return encode(variables, pool[index]), frames
 
-        def encode_some(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
-            some = jax.lax.dynamic_slice_in_dim(index, i * at_once, at_once)
-            return jax.lax.dynamic_update_slice_in_dim(found, encode(variables, pool[some]), i * at_once, axis=0)
+        def encode_one(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
+            return found.at[i].set(encode(variables, pool[index[i]][None])[0])
 
-        # A batch that is not full costs a CPU what its clips cost.
+        # A batch that is not full costs what its clips cost.
         width = sum(video_resnet.feature_size(config.backbone) for config in configs)
-        found = jnp.zeros((batch_size, width), jnp.float32)
-        return jax.lax.fori_loop(0, (count[0] + at_once - 1) // at_once, encode_some, found), frames
+        return jax.lax.fori_loop(0, count[0], encode_one, jnp.zeros((len(index), width), jnp.float32)), frames
 
     one, split = PartitionSpec(), PartitionSpec(AXIS)
     sharded = jax.shard_map(

@@ -34,6 +34,7 @@ from tsp_jax import (
     laps,
     memory,
     segments,
+    sharding,
     video,
 )
 
@@ -111,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def prepare_jax() -> None:
     """What a command that extracts does before any other use of JAX: see the three functions."""
     memory.keep_freed()
-    encoder.split_cpu()
+    sharding.split_cpu()
     compiled.keep_programs()
 
 

@@ -1,5 +1,7 @@
-"""How arrays lie on devices: a mesh of one axis, the batch split over it, all else on every device."""
+"""How arrays lie on devices: the batch split over all of them, all else on every one."""
 
+import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA = "data"  # the mesh's one axis
+from tsp_jax import cli
+
+DATA, CORE = "data", "core"  # the axes of a mesh: devices, and the cores that one of them is made of
+BATCH = PartitionSpec((DATA, CORE))  # the first axis of an array split over all of them
+_CPU_DEVICES = 4  # more gain little, and each holds weights of its own
 HEARTBEAT_SEC = 60  # a process unheard of for so long ends the others
 
 
@@ -42,14 +48,42 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
                 raise
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over all devices of all processes, or over those given."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
+def split_cpu(rows: int | None = None) -> int:
+    """Has JAX see a CPU as a device for each core, four at most; to be called before any other use of JAX.
+
+    A program's convolutions run on all cores, but padding, joining and sums on one; with rows of its own each core is always
+    busy. Where JAX runs already, XLA_FLAGS says how many devices there are, or this is one of several processes, nothing is
+    changed.
+
+    Args:
+      rows: that the devices are to share evenly; None for any.
+
+    Returns:
+      How many devices a CPU became; 1 where nothing was changed, and where there is a GPU or TPU.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.distributed.is_initialized():
+        return 1
+    devices = min(cli.cores(), _CPU_DEVICES)
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", devices if rows is None else math.gcd(devices, rows))
+        return jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    return 1
+
+
+def make_mesh(devices: Sequence[Any] | None = None, *, cores: int = 1) -> Mesh:
+    """A mesh over all devices of all processes, or over those given.
+
+    Args:
+      devices: that are meant.
+      cores: how many, side by side, count as one: what `split_cpu` returned.
+    """
+    found = np.asarray(jax.devices() if devices is None else devices)
+    return Mesh(found.reshape(-1, cores), (DATA, CORE))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stop:
             recipe = config.read(config.load(options.config, options.changes))
             sharding.start_processes(options.coordinator, options.num_processes, options.process_id)
-            finished = run(recipe, Path(options.workdir), stop, eval_only=options.eval_only)
+            cores = sharding.split_cpu(recipe.data.batch_size // recipe.compute.accumulate)
+            finished = run(recipe, Path(options.workdir), stop, cores=cores, eval_only=options.eval_only)
         status = 0 if finished else 130
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from the last checkpoint", file=sys.stderr)
@@ -139,8 +140,17 @@ def _explain(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------------------ story
 
 
-def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *, eval_only: bool = False) -> bool:
+def run(
+    recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *, cores: int = 1, eval_only: bool = False
+) -> bool:
     """Trains to the last epoch's end, or evaluates; whether it came so far before someone asked it to stop.
+
+    Args:
+      recipe: what is learned.
+      workdir: of the run.
+      stop: who asks.
+      cores: that share the work of a device: what `sharding.split_cpu` returned.
+      eval_only: evaluate and stop.
 
     Raises:
       ValueError, OSError, RuntimeError, ImportError, FeatureFileError, RecordsError: recipe, data, weights and workdir don't
@@ -149,8 +159,10 @@ def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *
     """
     with contextlib.ExitStack() as stack:
         # --------------------------------------------------------------------------------------------------- devices
-        mesh, lead = sharding.make_mesh(), jax.process_index() == 0
-        say(f"{mesh.size} devices ({mesh.devices.flat[0].device_kind}), {jax.process_count()} processes")
+        mesh, lead = sharding.make_mesh(cores=cores), jax.process_index() == 0
+        devices = mesh.shape[sharding.DATA]
+        kind = mesh.devices.flat[0].device_kind + (f", {cores} cores" if cores > 1 else "")
+        say(f"devices: {devices} ({kind}); processes: {jax.process_count()}")
 
         # ------------------------------------------------------------------------------------------------------ data
         train_split, valid_split = (
@@ -160,9 +172,9 @@ def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *
         check_data(recipe, train_split)
         if not eval_only:
             stack.enter_context(locked(workdir))
-        beginning = begin(workdir, recipe, mesh.size, train_split, valid_split, write=not eval_only)
+        beginning = begin(workdir, recipe, devices, train_split, valid_split, write=not eval_only)
         batch_size = recipe.data.batch_size * beginning.devices
-        check_batch(recipe, batch_size, beginning.devices, mesh.size)
+        check_batch(recipe, batch_size, beginning.devices, devices)
         per_epoch = input_pipeline.steps_per_epoch(train_split, batch_size, recipe.data.clips_per_segment)
         total_steps = per_epoch * recipe.optim.epochs
 
@@ -237,6 +249,7 @@ def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *
             """Evaluates and keeps the weights, unless asked to stop. The log's line comes last: where it is, all is done."""
             nonlocal best_accuracy
             values = evaluator.evaluate(state.variables)
+            memory.give_back()
             if values is None:
                 return False
             last.wait()
@@ -261,7 +274,7 @@ def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *
         unfinished = step > 0 and step % per_epoch == 0 and not (log is not None and log.evaluated(step))
         if agreed(unfinished) and not end_epoch(step, state):
             return stopped(step)
-        clock, unread = Clock(step), []
+        clock, unread, first = Clock(step), [], step
         while step < total_steps:
             batch, names = clips.take()
             state, seen = step_program(state, batch)
@@ -269,6 +282,8 @@ def run(recipe: config.Recipe, workdir: Path, stop: interruption.Interruption, *
             unread.append(Seen(step, seen, names))
             clips.fetch()  # the next batch, while the step runs
             jax.block_until_ready(seen.loss)
+            if step == first + 1:
+                memory.give_back()
             if log is not None:
                 log.advance(step)
 

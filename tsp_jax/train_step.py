@@ -1,6 +1,5 @@
 """One step of training and one of evaluation: pure, jitted, over one device or a mesh of many."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -8,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from tsp_jax import losses, metrics, optim, sharding, transforms
@@ -80,10 +79,12 @@ def make_train_step(
     stem is differentiated nowhere, but its running statistics move with the others.
 
     Batch norm:
-      global: statistics and losses are those of the whole batch, however many devices share it (the original's --sync-bn).
+      global: statistics and losses are those of the whole batch, however many devices share it (the original's --sync-bn,
+        PyTorch's SyncBatchNorm).
       per_device: each device normalizes and takes its losses' means over its own rows, and the gradients are averaged over
         the devices: PyTorch's DistributedDataParallel, the original's default. That hands rank 0's buffers to all before
-        each forward pass, so that the running statistics are those which the first device's rows make.
+        each forward pass, so that the running statistics are those which the first device's rows make. The cores of a CPU
+        that is split are one device.
 
     Accumulation goes through each device's rows in `accumulate` equal parts, one after the other, and adds their gradients
     up. Losses and gradients count each row as one pass over the whole batch does. BatchNorm does not: each part is
@@ -111,25 +112,28 @@ def make_train_step(
         raise ValueError(f"batch_norm is 'global' or 'per_device'; got {batch_norm!r}")
     if accumulate < 1:
         raise ValueError(f"accumulate is at least 1; got {accumulate}")
-    local = batch_norm == "per_device" and mesh is not None
+    every = () if mesh is None else tuple(name for name in mesh.axis_names if mesh.shape[name] > 1)
+    together = tuple(name for name in every if batch_norm == "global" or name == sharding.CORE)
+    apart = tuple(name for name in every if name not in together)
 
     def loss_of_part(
         trainable: optim.Params, frozen: optim.Params, batch_stats: Any, part: Batch, labelled: Sequence[Array]
     ) -> tuple[Array, tuple[Any, metrics.Counts]]:
         variables = {"params": optim.merge(trainable, frozen), "batch_stats": batch_stats}
         clips = prepare(part, _wide(dtype))
-        _, logits, batch_stats = functional.train(model_config, variables, clips, part.get("gvf"), dtype=dtype, remat=remat)
+        _, logits, batch_stats = functional.train(
+            model_config, variables, clips, part.get("gvf"), dtype=dtype, remat=remat, axes=together
+        )
         labels = [part[name] for name in heads]
         sums = [losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)]
         loss = losses.weighted_sum([losses.mean(total, n) for total, n in zip(sums, labelled, strict=True)], alphas)
         return loss, (batch_stats, metrics.count(sums, logits, labels))
 
-    def gradient(
-        variables: functional.Variables, batch: Batch, devices: int
-    ) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
+    def gradient(variables: functional.Variables, batch: Batch) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
+        """Of a device's rows: with those of its fellows, which `together` names, it gives the gradient of all their rows."""
         trainable, frozen = optimizer.split(variables["params"])
-        # The whole batch's counts divide each part's sums, so that parts of unequal labels weigh as they should.
-        labelled = [losses.labelled(batch[name]) for name in heads]
+        # All rows' counts divide each part's sums, so that parts of unequal labels weigh as they should.
+        labelled = jax.lax.psum([losses.labelled(batch[name]) for name in heads], together)
         differentiate = jax.value_and_grad(loss_of_part, has_aux=True)
 
         def of_part(batch_stats: Any, part: Batch) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
@@ -144,7 +148,7 @@ def make_train_step(
             grads, batch_stats, counts, loss = of_part(batch_stats, part)
             return (jax.tree.map(jnp.add, total, (grads, counts, loss)), batch_stats), None
 
-        parts = {key: _take_apart(rows, devices, accumulate, mesh if devices > 1 else None) for key, rows in batch.items()}
+        parts = {key: rows.reshape(accumulate, -1, *rows.shape[1:]) for key, rows in batch.items()}
         of_one = jax.eval_shape(of_part, variables["batch_stats"], jax.tree.map(lambda rows: rows[0], parts))
         grads, _, counts, loss = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_one)
         start = (grads, counts, loss), variables["batch_stats"]
@@ -154,12 +158,12 @@ def make_train_step(
     def gradient_of_devices(
         variables: functional.Variables, batch: Batch
     ) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
-        grads, batch_stats, counts, loss = gradient(variables, batch, 1)
-        first = jax.lax.axis_index(sharding.DATA) == 0
-        batch_stats = jax.tree.map(lambda leaf: jnp.where(first, leaf, jnp.zeros_like(leaf)), batch_stats)
-        grads, loss = jax.lax.pmean((grads, loss), sharding.DATA)
-        batch_stats, counts = jax.lax.psum((batch_stats, counts), sharding.DATA)
-        return grads, batch_stats, counts, loss
+        grads, batch_stats, counts, loss = gradient(variables, batch)
+        grads, loss = jax.lax.pmean(jax.lax.psum((grads, loss), together), apart)
+        if apart:
+            first = jax.lax.axis_index(apart) == 0
+            batch_stats = jax.tree.map(lambda leaf: jnp.where(first, leaf, jnp.zeros_like(leaf)), batch_stats)
+        return grads, jax.lax.psum(batch_stats, apart), jax.lax.psum(counts, every), loss
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         batch = _inputs(batch, model_config, heads)
@@ -167,15 +171,12 @@ def make_train_step(
         rows = len(batch[heads[0]])
         if rows % (devices * accumulate):
             raise ValueError(f"{rows} rows can't be split evenly over {devices} devices in {accumulate} parts each")
-        if local:
+        on_devices = gradient_of_devices
+        if mesh is not None:
             # Nothing is differentiated through the mapped function, so that its outputs' replication needs no proof.
-            specs = PartitionSpec(), PartitionSpec(sharding.DATA)
-            mapped = jax.shard_map(gradient_of_devices, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-            grads, batch_stats, counts, loss = mapped(state.variables, batch)
-        else:
-            # Tells the convolutions that the batch is split: see `convolution.convolve`.
-            with contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                grads, batch_stats, counts, loss = gradient(state.variables, batch, devices)
+            one, split = PartitionSpec(), sharding.BATCH
+            on_devices = jax.shard_map(on_devices, mesh=mesh, in_specs=(one, split), out_specs=one, check_vma=False)
+        grads, batch_stats, counts, loss = on_devices(state.variables, batch)
         params, opt_state = optimizer.update(state.variables["params"], grads, state.opt_state)
         norm = optim.norm(grads)
         step_metrics = StepMetrics(counts, loss, norm, jnp.isfinite(loss) & jnp.isfinite(norm))
@@ -231,11 +232,3 @@ def _inputs(batch: Batch, model_config: tsp.ModelConfig, heads: Sequence[str]) -
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def _take_apart(rows: Array, devices: int, parts: int, mesh: Mesh | None) -> Array:
-    """Rows `[b, …]` as `[parts, b / parts, …]`; each part takes equally many of each device's rows, and none moves."""
-    split = rows.reshape(devices, parts, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *rows.shape[1:])
-    if mesh is None:
-        return split
-    return jax.lax.with_sharding_constraint(split, NamedSharding(mesh, PartitionSpec(None, sharding.DATA)))

@@ -43,7 +43,7 @@ def _backward(stride: tuple[int, int, int], saved: tuple[Array, Array], gradient
         return kernel_gradient(x, gradient, kernel.shape, stride)
 
     of_x = jax.vjp(lambda x: convolve_joined(x, kernel, stride), x)[1](gradient)[0]
-    if not _is_wide(x.dtype) or _is_split():
+    if not _is_wide(x.dtype):
         return of_x, by_convolution(x, kernel, gradient)
     return of_x, lax.platform_dependent(x, kernel, gradient, cpu=by_products, default=by_convolution)
 
@@ -158,12 +158,6 @@ def matmul_precision(dtype: jnp.dtype) -> lax.Precision:
 def _is_wide(dtype: jnp.dtype) -> bool:
     """Of float32 or float64, which alone the products on a CPU are for."""
     return jnp.dtype(dtype).itemsize >= 4
-
-
-def _is_split() -> bool:
-    """Whether the compiler may split arrays over devices: a loop over blocks of a batch would have it gather them all."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return any(mesh.shape[name] > 1 for name in set(mesh.axis_names) - set(mesh.manual_axes))
 
 
 def _out(size: int, stride: int) -> int:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tsp_jax.models import tsp
+from tsp_jax.models import tsp, video_resnet
 
 Variables = dict[str, Any]
 
@@ -71,13 +71,17 @@ def train(
     gvf: Float[Array, "b f"] | None = None,
     dtype: jnp.dtype | None = None,
     remat: bool = False,
+    axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...], Variables]:
     """Features and logits in training mode, computed in `dtype`, and the batch statistics after this batch. Pure.
 
     With `remat` the backward pass computes the activations within each block again, and memory holds the blocks' inputs
-    alone.
+    alone. With `axes`, under `jax.shard_map`, the batch of which statistics are taken is that of all devices along them.
     """
     model = _module(config, variables)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, video_resnet.BatchNorm):
+            module.axes = axes
     features, logits = model(clips, gvf, train=True, dtype=dtype, remat=remat)
     return features, logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 

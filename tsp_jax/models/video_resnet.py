@@ -204,7 +204,13 @@ def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 class BatchNorm(nnx.Module):
-    """PyTorch's BatchNorm3d: biased variance to normalize, unbiased variance kept, momentum the weight of the new value."""
+    """PyTorch's BatchNorm3d: biased variance to normalize, unbiased variance kept, momentum the weight of the new value.
+
+    Attributes:
+      axes: of a mesh, along which each device has an equal part of the batch; PyTorch's SyncBatchNorm.
+    """
+
+    axes: tuple[str, ...] = ()
 
     def __init__(self, width: int, *, epsilon: float, momentum: float):
         self.weight = nnx.Param(jnp.ones(width, jnp.float32))
@@ -221,6 +227,11 @@ class BatchNorm(nnx.Module):
             mean = jnp.mean(wide, axis=(0, 1, 2, 3))
             var = jnp.mean(jnp.square(wide - mean), axis=(0, 1, 2, 3))
             count = x.size // x.shape[-1]
+            if self.axes:
+                each = jax.lax.all_gather(jnp.stack([mean, var]), self.axes)
+                mean = jnp.mean(each[:, 0], axis=0)
+                var = jnp.mean(each[:, 1] + jnp.square(each[:, 0] - mean), axis=0)
+                count *= len(each)
             self._track(mean, var * (count / max(count - 1, 1)))
         scale = self.weight[...] * jax.lax.rsqrt(var + self.epsilon)
         return ((wide - mean) * scale + self.bias[...]).astype(x.dtype)
