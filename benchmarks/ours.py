@@ -58,11 +58,10 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     placed = jax.device_put(batch(spec), sharding.batch_sharding(mesh))
     state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
     outputs = []
-    for number in range(seeded.WARM_UP_STEPS):
+    for _ in range(memory.SETTLING_CALLS):
         state, seen = one(state, placed)
         outputs += [float(seen.loss), float(seen.grad_norm)]
-        if number == 0:
-            memory.give_back()  # as the command does
+        memory.give_back()  # as the command does
 
     def run(count: int) -> None:
         nonlocal state

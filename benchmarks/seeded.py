@@ -6,7 +6,6 @@ import numpy as np
 
 # The original's recipe for ActivityNet.
 BACKBONE_LR, FC_LR, MOMENTUM, WEIGHT_DECAY = 1e-4, 2e-3, 0.9, 0.005
-WARM_UP_STEPS = 4  # until each side's memory is where it stays; outputs are of the first two
 
 
 def state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ class Encoder:
         batch = jax.device_put(sent.arrays, self._split)
         self._laps.end(laps.TRANSFER)
         found, self._frames = self._step(self._variables, self._frames, *batch)
-        if not self.batches:
+        if self.batches < memory.SETTLING_CALLS:
             memory.give_back()
         self._laps.end(laps.DISPATCH if self.batches else laps.COMPILE)
         self._in_flight.append((sent, [lane.tags for lane in self._lanes], found))

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import platform
 
+SETTLING_CALLS = 10  # of a program, after which `give_back` is worth its time
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -23,6 +24,11 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Gives what is free now back to the system, once: what a compiler took is not wanted again. With glibc alone."""
+    """Gives what is free now back to the system, with glibc alone; to be called after each of a program's first calls.
+
+    What a compiler took is not wanted again. And glibc, asked for an aligned block, looks for one with room to spare; a block
+    that was freed has lost that room to the caches of small pieces, and is passed over until these are full. Till then each
+    call takes a new place for its activations: without this, a step of R3D-18 on 8 clips came to hold 9 GB, with it 4.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
