@@ -4,7 +4,7 @@ import ctypes
 import functools
 import platform
 
-SETTLING_CALLS = 10  # of a program, after which `give_back` is worth its time
+SETTLING_STEPS = 10  # of training, after which `give_back` is worth its time
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 

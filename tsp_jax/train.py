@@ -282,7 +282,7 @@ def run(
             unread.append(Seen(step, seen, names))
             clips.fetch()  # the next batch, while the step runs
             jax.block_until_ready(seen.loss)
-            if step - first <= memory.SETTLING_CALLS:
+            if step - first <= memory.SETTLING_STEPS:
                 memory.give_back()
             if log is not None:
                 log.advance(step)
