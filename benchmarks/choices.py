@@ -97,6 +97,7 @@ Pairs = list[dict[str, Any]]  # a convolution's kernel and the scale and shift o
 
 def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
     """The features of a batch that lies on the device, by the network written out."""
+    ours.start(1)
     checkpoint, dtype = ours.seeded_checkpoint(spec), encoder.DTYPES[spec["dtype"]]
     keywords = video_resnet.BACKBONES[spec["backbone"]].keywords
     in_float32, epsilon = keywords.get("float32_stages", ()), keywords.get("bn_epsilon", 1e-5)
