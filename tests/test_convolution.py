@@ -36,6 +36,18 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["by size", "wherever it can be"])
+def filtering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of these tests are too small for products to be fewer; so limits are lifted too."""
+    if request.param == "wherever it can be":
+        lift_limits(monkeypatch)
+
+
+def lift_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_MIN_PRODUCTS", "_MIN_PIXELS", "_MIN_SIZE"):
+        monkeypatch.setattr(convolution, name, 0)
+
+
 def plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
     """The same convolution, as XLA has it."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
@@ -53,7 +65,7 @@ def arrays(shape: tuple[int, ...], size: tuple[int, int, int], dtype: type = np.
 @kinds
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 def test_output_and_gradients_are_those_of_a_plain_3d_convolution(
-    x64: None, shape: tuple[int, ...], size: tuple[int, int, int], stride: tuple[int, int, int]
+    x64: None, filtering: None, shape: tuple[int, ...], size: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:
     x, kernel = arrays(shape, size)
 
@@ -88,7 +100,7 @@ def test_kernel_gradient_is_the_same_for_blocks_of_any_size(
 
 @kinds
 def test_bfloat16_and_float32_gradients_have_the_dtype_of_their_arrays(
-    size: tuple[int, int, int], stride: tuple[int, int, int]
+    filtering: None, size: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:
     for dtype, precision in ((jnp.bfloat16, 2e-2), (jnp.float32, 1e-5)):
         x, kernel = arrays((2, 3, 6, 5), size, dtype)
@@ -114,7 +126,7 @@ def program(platform: str, size: tuple[int, int, int], stride: tuple[int, int, i
 @kinds
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_run_2d_convolutions_alone(
-    platform: str, size: tuple[int, int, int], stride: tuple[int, int, int]
+    filtering: None, platform: str, size: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:
     """Three of them: the output, and autodiff's own two gradients. None of the CPU's loops and products."""
     text = program(platform, size, stride)
@@ -134,6 +146,51 @@ def test_cpu_takes_the_gradient_of_a_kernel_by_products(size: tuple[int, int, in
 
 
 @kinds
-def test_cpu_has_the_accelerators_program_in_bfloat16(size: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+def test_cpu_filters_kernels_of_three_taps_that_do_not_stride(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
+    lift_limits(monkeypatch)
+    expected = 2 * 6 if 3 in size[:2] and stride == (1, 1, 1) else 2
+    assert len(re.findall(r"stablehlo\.convolution", program("cpu", size, stride))) == expected
+
+
+LAYERS = {  # of R3D-18 and R(2+1)D-34, one clip: input, kernel, stride, and whether it is filtered
+    "joined, 56": ((1, 16, 56, 56, 64), (3, 3, 3, 64, 64), 1, True),
+    "joined, 14": ((1, 4, 14, 14, 256), (3, 3, 3, 256, 256), 1, True),
+    "joined, 7: the kernel's sums are too many": ((1, 2, 7, 7, 512), (3, 3, 3, 512, 512), 1, False),
+    "joined, strided": ((1, 16, 56, 56, 64), (3, 3, 3, 64, 128), 2, False),
+    "spatial, 56": ((1, 16, 56, 56, 64), (1, 3, 3, 64, 144), 1, True),
+    "temporal, 56: too few products": ((1, 16, 56, 56, 144), (3, 1, 1, 144, 64), 1, False),
+    "temporal, 28": ((1, 8, 28, 28, 288), (3, 1, 1, 288, 128), 1, True),
+}
+
+
+@pytest.mark.parametrize(("shape", "size", "step", "is_filtered"), LAYERS.values(), ids=LAYERS.keys())
+def test_layers_are_filtered_where_it_was_measured_to_pay(
+    shape: tuple[int, ...], size: tuple[int, ...], step: int, is_filtered: bool
+) -> None:
+    x, kernel, stride = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(size, np.float32), (step,) * 3
+    text = jax.export.export(jax.jit(lambda x, kernel: convolution.convolve(x, kernel, stride)), platforms=["cpu"])(x, kernel)
+    found = re.findall(r"stablehlo\.convolution.*-> (\S+)", text.mlir_module())
+    assert len(found) == (6 if is_filtered else 1)
+
+
+def test_filtering_rounds_little_more_than_products_do() -> None:
+    random = np.random.RandomState(0)
+    x = jnp.asarray(random.standard_normal((1, 8, 28, 28, 64)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 64, 64)) / 64, jnp.float32)
+    with jax.enable_x64(True):
+        exact = np.asarray(jax.jit(lambda x, kernel: plain(x, kernel, (1, 1, 1)))(np.float64(x), np.float64(kernel)))
+    errors = [
+        np.sqrt(np.mean((np.asarray(jax.jit(lambda x, kernel, f=f: f(x, kernel, (1, 1, 1)))(x, kernel)) - exact) ** 2))
+        for f in (convolution.convolve, convolution.convolve_joined)
+    ]
+    assert errors[1] < errors[0] < 4 * errors[1] < 4e-6 * np.abs(exact).max()
+
+
+@kinds
+def test_cpu_has_the_accelerators_program_in_bfloat16(
+    filtering: None, size: tuple[int, int, int], stride: tuple[int, int, int]
+) -> None:
     assert len(re.findall(r"stablehlo\.convolution", program("cpu", size, stride, jnp.bfloat16))) == 3
     assert "dot_general" not in program("cpu", size, stride, jnp.bfloat16)

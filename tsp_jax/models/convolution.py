@@ -1,12 +1,18 @@
-"""3-D convolutions as 2-D ones, exact, and the gradients of their kernels as a CPU computes them fast."""
+"""3-D convolutions as 2-D ones, exact; on a CPU by fewer products, and the gradients of their kernels by matrix products."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from tsp_jax.models import winograd
+
+# On a CPU `winograd` pays from so many products for each number in and out, which its sums move; from so many pixels, below
+# which the sums of the kernel weigh; and along an axis of so many.
+_MIN_PRODUCTS, _MIN_PIXELS, _MIN_SIZE = 256, 512, 4
 _BLOCK_PIXELS = 1024  # positions that a matrix product of `kernel_gradient` sums over, at most: patches that a cache holds
 
 
@@ -20,13 +26,29 @@ def convolve(
     frames joined along the channels. Exact. XLA's 3-D convolutions take about twice the time on a CPU, and are held to the
     NCHW layout on NVIDIA GPUs.
 
-    On a CPU the gradient of the kernel is `kernel_gradient`'s: the same sums in another order. Programs of other platforms hold
-    nothing of it.
+    On a CPU outputs and gradients of inputs come by `winograd.convolve` where it is faster, and the gradient of the kernel is
+    `kernel_gradient`'s: the same sums in another order. Programs of other platforms hold nothing of either.
 
     Raises:
       ValueError: a temporal kernel strides in space.
     """
-    return convolve_joined(x, kernel, stride)
+    by_2d = functools.partial(convolve_joined, stride=stride)
+    axis = _filtered_axis(x, kernel, stride)
+    if axis is None:
+        return by_2d(x, kernel)
+    by_filtering = functools.partial(winograd.convolve, axis=axis, inner=by_2d)
+    return lax.platform_dependent(x, kernel, cpu=by_filtering, default=by_2d)
+
+
+def _filtered_axis(x: Array, kernel: Array, stride: tuple[int, int, int]) -> int | None:
+    """The first axis of `x` along which `winograd` makes the convolution faster on a CPU, if there is one."""
+    taps, (c, width) = kernel.shape[:3], kernel.shape[3:]
+    if stride != (1, 1, 1) or not _is_wide(x.dtype) or math.prod(x.shape[:4]) < _MIN_PIXELS:
+        return None
+    if math.prod(taps) * c * width < _MIN_PRODUCTS * (c + width):
+        return None
+    axes = [axis for axis in (1, 2) if taps[axis - 1] == winograd.TAPS and x.shape[axis] >= _MIN_SIZE]
+    return axes[0] if axes else None
 
 
 def _forward(x: Array, kernel: Array, stride: tuple[int, int, int]) -> tuple[Array, tuple[Array, Array]]:
@@ -42,10 +64,26 @@ def _backward(stride: tuple[int, int, int], saved: tuple[Array, Array], gradient
     def by_products(x: Array, kernel: Array, gradient: Array) -> Array:
         return kernel_gradient(x, gradient, kernel.shape, stride)
 
-    of_x = jax.vjp(lambda x: convolve_joined(x, kernel, stride), x)[1](gradient)[0]
+    def of_input(kernel: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda x: convolve_joined(x, kernel, stride), x)(gradient)[0]
+
+    axis = _filtered_axis(x, kernel, stride)
+    if axis is None:
+        of_x = of_input(kernel, gradient)
+    else:
+        by_filtering = functools.partial(_input_gradient, axis=axis)
+        of_x = lax.platform_dependent(kernel, gradient, cpu=by_filtering, default=of_input)
     if not _is_wide(x.dtype):
         return of_x, by_convolution(x, kernel, gradient)
     return of_x, lax.platform_dependent(x, kernel, gradient, cpu=by_products, default=by_convolution)
+
+
+def _input_gradient(kernel: Array, gradient: Array, axis: int) -> Array:
+    """By filtering along the axis: a convolution of the output's gradient, taps the other way round, channels in for out."""
+    taps, (c, width) = kernel.shape[:3], kernel.shape[3:]
+    # Channels are turned in a loop over taps: else XLA turns them anew within each sum of taps.
+    turned = lax.map(jnp.transpose, kernel.reshape(-1, c, width)[::-1]).reshape(*taps, width, c)
+    return winograd.convolve(gradient, turned, axis, functools.partial(convolve_joined, stride=(1, 1, 1)))
 
 
 convolve.defvjp(_forward, _backward)
