@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from benchmarks import alternate, seeded
 from convert import torch_names
-from tsp_jax import checkpoints, encoder, laps, memory, optim, sharding, train_step, transforms
+from tsp_jax import checkpoints, compiled, encoder, laps, memory, optim, sharding, train_step, transforms
 from tsp_jax.models import functional, tsp
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
@@ -36,7 +36,8 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
 
     one, split = PartitionSpec(), PartitionSpec(encoder.AXIS)
     mesh = Mesh(np.array(devices), (encoder.AXIS,))
-    encode = jax.jit(jax.shard_map(encode_part, mesh=mesh, in_specs=(one, split), out_specs=split, check_vma=False))
+    mapped = jax.shard_map(encode_part, mesh=mesh, in_specs=(one, split), out_specs=split, check_vma=False)
+    encode = jax.jit(mapped, compiler_options=compiled.options())
     variables = jax.device_put(checkpoint.variables, NamedSharding(mesh, one))
     clips = jax.device_put(batch(spec)["video"], NamedSharding(mesh, split))
     features = encode(variables, clips)

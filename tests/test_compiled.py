@@ -1,9 +1,16 @@
-"""Tests of the folder of compiled programs: used by the commands, out of the way of a user's own."""
+"""Tests of compiled programs: how much a CPU's hold, and their folder, out of the way of a user's own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+from tsp_jax import compiled
 
 ROOT = Path(__file__).parents[1]
 COMPILE = """
@@ -41,3 +48,23 @@ def test_jaxs_own_settings_come_first(tmp_path: Path) -> None:
     assert kept(tmp_path / "other") and not kept(tmp_path / "own")
     compile_in_a_process(TSP_JAX_CACHE=str(tmp_path / "none"), JAX_ENABLE_COMPILATION_CACHE="false")
     assert not kept(tmp_path / "none")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of a CPU")
+def test_a_cpus_program_makes_what_it_needs_when_it_needs_it():
+    """Sixteen kernels, each of them summed and used once in every round of a loop: two fit at a time, not all."""
+
+    def encode(x: Array, kernels: list[Array]) -> Array:
+        def one(_: Array, x: Array) -> Array:
+            for kernel in kernels:
+                x = jnp.tanh(x @ (kernel + kernel.T))
+            return x
+
+        return jax.lax.fori_loop(0, x.astype(int)[0, 0], one, x)
+
+    x, kernels = jnp.ones((8, 256)), [jnp.full((256, 256), 0.01 * i) for i in range(16)]
+    held = []
+    for options in ({}, compiled.options()):
+        program = jax.jit(encode, compiler_options=options).lower(x, kernels).compile()
+        held.append(program.memory_analysis().temp_size_in_bytes)
+    assert held[0] > 16 * kernels[0].nbytes > 4 * held[1]

@@ -171,8 +171,7 @@ def test_layers_are_filtered_where_it_was_measured_to_pay(
 ) -> None:
     x, kernel, stride = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(size, np.float32), (step,) * 3
     text = jax.export.export(jax.jit(lambda x, kernel: convolution.convolve(x, kernel, stride)), platforms=["cpu"])(x, kernel)
-    found = re.findall(r"stablehlo\.convolution.*-> (\S+)", text.mlir_module())
-    assert len(found) == (6 if is_filtered else 1)
+    assert len(re.findall(r"stablehlo\.convolution", text.mlir_module())) == (6 if is_filtered else 1)
 
 
 def test_filtering_rounds_little_more_than_products_do() -> None:

@@ -508,10 +508,11 @@ def test_four_devices_give_what_one_gives(six_videos: Path, checkpoint: Path, tm
         np.testing.assert_allclose(four[name], array, atol=1e-5 * np.abs(array).max())
 
 
-def test_clips_are_dealt_to_devices_in_turn(checkpoint: Path):
+def test_a_cpus_cores_share_the_weights_and_are_dealt_clips_in_turn(checkpoint: Path):
     """Few clips keep all cores of a CPU at work; many of them come back in any number of batches, none lost."""
     code = """
 import sys
+import jax
 import numpy as np
 from tsp_jax import checkpoints, encoder, transforms
 held, taps = checkpoints.load(sys.argv[1]), transforms.centre_taps(64, 96)
@@ -525,11 +526,13 @@ for row in range(20):
         print([len(lane.tags) for lane in model._lanes])
 found += model.flush()
 print(sorted(row for row, _ in found) == list(range(20)), model.batches, len({vector.tobytes() for _, vector in found}))
+shards = [leaf.addressable_shards for leaf in jax.tree.leaves(model._variables)]
+print({(len(of_leaf), len({shard.data.unsafe_buffer_pointer() for shard in of_leaf})) for of_leaf in shards})
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(checkpoint)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout.splitlines() == ["[1, 1, 1, 1]", "True 2 20"]
+    assert shown.stdout.splitlines() == ["[1, 1, 1, 1]", "True 2 20", "{(4, 1)}"]
 
 
 def test_every_command_explains_itself_with_an_example():

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, laps, memory, transforms
+from tsp_jax import checkpoints, compiled, laps, memory, transforms
 from tsp_jax.models import functional, tsp, video_resnet
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -72,7 +72,10 @@ class Encoder:
         slots = min(batch_size * clip_len, 2 * stride * batch_size + 2 * clip_len)
         mesh = Mesh(np.array(devices), (AXIS,))
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._variables = jax.device_put([item.variables for item in every], NamedSharding(mesh, PartitionSpec()))
+        variables = [item.variables for item in every]
+        if self._one_by_one:  # from the host's view of them a CPU's cores share one copy
+            variables = jax.tree.map(np.asarray, variables)
+        self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], self._one_by_one)
         sizes = len(devices), slots, batch_size, clip_len
         # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
@@ -237,12 +240,16 @@ def _make_step(
         count: Int32[Array, " 1"],
     ) -> tuple[Float32[Array, "b f"], Float32[Array, "s 112 112 3"]]:
         frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
-        pool = jnp.concatenate([previous, frames])
+
+        def clips(index: Int32[Array, "n t"]) -> Float32[Array, "n t 112 112 3"]:
+            of_previous, of_new = previous[index % len(previous)], frames[index - len(previous)]
+            return jnp.where((index < len(previous))[..., None, None, None], of_previous, of_new)
+
         if not one_by_one:
-            return encode(variables, pool[index]), frames
+            return encode(variables, clips(index)), frames
 
         def encode_one(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
-            return found.at[i].set(encode(variables, pool[index[i]][None])[0])
+            return found.at[i].set(encode(variables, clips(index[i][None]))[0])
 
         # A batch that is not full costs what its clips cost.
         width = sum(video_resnet.feature_size(config.backbone) for config in configs)
@@ -252,4 +259,4 @@ def _make_step(
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(one, split, split, split, split, split, split), out_specs=(split, split), check_vma=False
     )
-    return jax.jit(sharded, donate_argnums=1)
+    return jax.jit(sharded, compiler_options=compiled.options())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from tsp_jax import losses, metrics, optim, sharding, transforms
+from tsp_jax import compiled, losses, metrics, optim, sharding, transforms
 from tsp_jax.models import functional, tsp
 
 Batch = dict[str, Array]
@@ -183,9 +183,10 @@ def make_train_step(
         return TrainState(state.step + 1, {"params": params, "batch_stats": batch_stats}, opt_state), step_metrics
 
     if mesh is None:
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0, compiler_options=compiled.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(same, split), out_shardings=(same, same))
+    shardings = {"in_shardings": (same, split), "out_shardings": (same, same)}
+    return jax.jit(step, donate_argnums=0, compiler_options=compiled.options(), **shardings)
 
 
 def make_eval_step(
