@@ -185,8 +185,9 @@ def make_train_step(
     if mesh is None:
         return jax.jit(step, donate_argnums=0, compiler_options=compiled.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    shardings = {"in_shardings": (same, split), "out_shardings": (same, same)}
-    return jax.jit(step, donate_argnums=0, compiler_options=compiled.options(), **shardings)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(same, split), out_shardings=(same, same), compiler_options=compiled.options()
+    )
 
 
 def make_eval_step(

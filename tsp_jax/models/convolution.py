@@ -26,8 +26,8 @@ def convolve(
     frames joined along the channels. Exact. XLA's 3-D convolutions take about twice the time on a CPU, and are held to the
     NCHW layout on NVIDIA GPUs.
 
-    On a CPU outputs and gradients of inputs come by `winograd.convolve` where it is faster, and the gradient of the kernel is
-    `kernel_gradient`'s: the same sums in another order. Programs of other platforms hold nothing of either.
+    On a CPU outputs and gradients come by `winograd` where it is faster, and gradients of kernels always by `kernel_gradient`:
+    the same sums in another order. Programs of other platforms hold nothing of either.
 
     Raises:
       ValueError: a temporal kernel strides in space.
@@ -62,7 +62,11 @@ def _backward(stride: tuple[int, int, int], saved: tuple[Array, Array], gradient
         return jax.vjp(lambda kernel: convolve_joined(x, kernel, stride), kernel)[1](gradient)[0]
 
     def by_products(x: Array, kernel: Array, gradient: Array) -> Array:
-        return kernel_gradient(x, gradient, kernel.shape, stride)
+        if axis is None:
+            return kernel_gradient(x, gradient, kernel.shape, stride)
+        one_tap = (*kernel.shape[: axis - 1], 1, *kernel.shape[axis:])
+        inner = functools.partial(kernel_gradient, shape=one_tap, stride=stride)
+        return winograd.kernel_gradient(x, gradient, axis, inner)
 
     def of_input(kernel: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda x: convolve_joined(x, kernel, stride), x)(gradient)[0]

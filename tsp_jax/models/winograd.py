@@ -1,7 +1,8 @@
 """Convolutions of three taps along an axis by half the products: Winograd's minimal filtering, exact but for rounding.
 
 F(4, 3) has six products for four outputs along the axis, where the definition has twelve: they are of sums of inputs and sums
-of taps, and the outputs are sums of them. A product here is a whole convolution over the other axes and the channels.
+of taps, and the outputs are sums of them. A product here is a whole convolution over the other axes and the channels. The
+gradient of the taps is that of these three linear maps: six products of sums of inputs and sums of the output's gradient.
 
 Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
 """
@@ -61,17 +62,41 @@ def convolve(
       axis: of `x`: 1, 2 or 3.
       inner: the same for kernels of one tap along the axis, of which it is called six times.
     """
-    size = x.shape[axis]
-    tiles = -(-size // OUTPUTS)
-    around = [(0, 0)] * x.ndim
-    around[axis] = (TAPS // 2, tiles * OUTPUTS - size + TAPS // 2)
-    x = jnp.pad(x, around)
-    inputs = [lax.slice_in_dim(x, i, i + (tiles - 1) * OUTPUTS + 1, OUTPUTS, axis) for i in range(OUTPUTS + TAPS - 1)]
+    inputs = _every_fourth(x, axis, TAPS // 2, OUTPUTS + TAPS - 1)
     taps = [lax.slice_in_dim(kernel, i, i + 1, axis=axis - 1) for i in range(TAPS)]
     products = [inner(_sum(of_x, inputs), _sum(of_k, taps)) for of_x, of_k in zip(_OF_INPUTS, _OF_TAPS, strict=True)]
     outputs = jnp.stack([_sum(weights, products) for weights in _TO_OUTPUTS], axis + 1)
     outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
-    return lax.slice_in_dim(outputs, 0, size, axis=axis)
+    return lax.slice_in_dim(outputs, 0, x.shape[axis], axis=axis)
+
+
+def kernel_gradient(
+    x: Float[Array, "b t h w c"],
+    gradient: Float[Array, "b t h w c2"],
+    axis: int,
+    inner: Callable[[Array, Array], Array],
+) -> Float[Array, "kt kh kw c c2"]:
+    """The gradient of `convolve`'s kernel.
+
+    Args:
+      x: that was convolved.
+      gradient: of the output.
+      axis: that it was filtered along.
+      inner: the same for kernels of one tap along the axis, of which it is called six times.
+    """
+    inputs = _every_fourth(x, axis, TAPS // 2, OUTPUTS + TAPS - 1)
+    outputs = _every_fourth(gradient, axis, 0, OUTPUTS)
+    products = [inner(_sum(of_x, inputs), _sum(of_y, outputs)) for of_x, of_y in zip(_OF_INPUTS, _TO_OUTPUTS.T, strict=True)]
+    return jnp.concatenate([_sum(weights, products) for weights in _OF_TAPS.T], axis - 1)
+
+
+def _every_fourth(x: Array, axis: int, before: int, count: int) -> list[Array]:
+    """Of the axis, padded by zeros, the first places of all tiles, their second places, and so on to the last of `count`."""
+    tiles = -(-x.shape[axis] // OUTPUTS)
+    around = [(0, 0)] * x.ndim
+    around[axis] = (before, (tiles - 1) * OUTPUTS + count - before - x.shape[axis])
+    x = jnp.pad(x, around)
+    return [lax.slice_in_dim(x, i, i + (tiles - 1) * OUTPUTS + 1, OUTPUTS, axis) for i in range(count)]
 
 
 def _sum(weights: np.ndarray, arrays: Sequence[Array]) -> Array:
