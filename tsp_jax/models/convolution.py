@@ -14,6 +14,7 @@ from tsp_jax.models import winograd
 # which the sums of the kernel weigh; and along an axis of so many.
 _MIN_PRODUCTS, _MIN_PIXELS, _MIN_SIZE = 256, 512, 4
 _BLOCK_PIXELS = 1024  # positions that a matrix product of `kernel_gradient` sums over, at most: patches that a cache holds
+_TRANSPOSED_ROWS = 48
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -62,11 +63,7 @@ def _backward(stride: tuple[int, int, int], saved: tuple[Array, Array], gradient
         return jax.vjp(lambda kernel: convolve_joined(x, kernel, stride), kernel)[1](gradient)[0]
 
     def by_products(x: Array, kernel: Array, gradient: Array) -> Array:
-        if axis is None:
-            return kernel_gradient(x, gradient, kernel.shape, stride)
-        one_tap = (*kernel.shape[: axis - 1], 1, *kernel.shape[axis:])
-        inner = functools.partial(kernel_gradient, shape=one_tap, stride=stride)
-        return winograd.kernel_gradient(x, gradient, axis, inner)
+        return kernel_gradient(x, gradient, kernel.shape, stride, axis)
 
     def of_input(kernel: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda x: convolve_joined(x, kernel, stride), x)(gradient)[0]
@@ -131,18 +128,34 @@ def kernel_gradient(
     gradient: Float[Array, "b t2 h2 w2 c2"],
     shape: tuple[int, ...],
     stride: tuple[int, int, int],
+    axis: int | None = None,
 ) -> Float[Array, "kt kh kw c c2"]:
     """The gradient of `convolve`'s kernel by matrix products over blocks of pixels; XLA's own program takes ten times as long.
-
-    A block is some clips, some frames of one, or some rows of a frame: its spatial patches, and beside them the gradients of
-    all frames that they went to. So a patch is formed once, whatever the kernel's length in time, and more of the time goes
-    into products.
 
     Args:
       x: that was convolved.
       gradient: of the output.
       shape: of the kernel.
       stride: of the convolution.
+      axis: of `x`, along which `winograd` halves the products; None for none.
+    """
+    if axis is None:
+        found = _turned_gradient(x, gradient, shape, stride)
+    else:
+        one_tap = (*shape[: axis - 1], 1, *shape[axis:])
+        inner = functools.partial(_turned_gradient, shape=one_tap, stride=stride)
+        found = winograd.kernel_gradient(x, gradient, axis, inner)
+    return _transpose(found.reshape(shape[-1], -1)).reshape(shape)
+
+
+def _turned_gradient(
+    x: Array, gradient: Array, shape: tuple[int, ...], stride: tuple[int, int, int]
+) -> Float[Array, "c2 kt kh kw c"]:
+    """The gradient of the kernel, outputs first.
+
+    A block is some clips, some frames of one, or some rows of a frame: its spatial patches, and beside them the gradients of
+    all frames that they went to. So a patch is formed once, whatever the kernel's length in time, and more of the time goes
+    into products.
     """
     (kt, kh, kw, c, width), (st, sh, sw) = shape, stride
     x = jnp.pad(x, ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
@@ -155,7 +168,18 @@ def kernel_gradient(
             of_phase = _sum_of_products(x[:, phase::st], gradient, list(moves.values()), (kh, kw), (sh, sw))
             for i, total in zip(moves, of_phase, strict=True):
                 found[i] = total
-    return jnp.stack(found).reshape(kt, width, kh, kw, c).transpose(0, 2, 3, 4, 1)
+    return jnp.stack(found, 1).reshape(width, kt, kh, kw, c)
+
+
+def _transpose(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
+    """By some rows at a time, as many as lines of a cache hold: XLA's own transposition takes three times as long."""
+    n, m = x.shape
+    rows = _largest_divisor(n, _TRANSPOSED_ROWS)
+
+    def copy(i: Array, found: Array) -> Array:
+        return lax.dynamic_update_slice(found, lax.dynamic_slice(x, (i * rows, 0), (rows, m)).T, (0, i * rows))
+
+    return lax.fori_loop(0, n // rows, copy, jnp.zeros((m, n), x.dtype))
 
 
 def _sum_of_products(

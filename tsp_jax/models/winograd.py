@@ -75,8 +75,8 @@ def kernel_gradient(
     gradient: Float[Array, "b t h w c2"],
     axis: int,
     inner: Callable[[Array, Array], Array],
-) -> Float[Array, "kt kh kw c c2"]:
-    """The gradient of `convolve`'s kernel.
+) -> Float[Array, "c2 kt kh kw c"]:
+    """The gradient of `convolve`'s kernel, outputs first.
 
     Args:
       x: that was convolved.
@@ -87,7 +87,7 @@ def kernel_gradient(
     inputs = _every_fourth(x, axis, TAPS // 2, OUTPUTS + TAPS - 1)
     outputs = _every_fourth(gradient, axis, 0, OUTPUTS)
     products = [inner(_sum(of_x, inputs), _sum(of_y, outputs)) for of_x, of_y in zip(_OF_INPUTS, _TO_OUTPUTS.T, strict=True)]
-    return jnp.concatenate([_sum(weights, products) for weights in _OF_TAPS.T], axis - 1)
+    return jnp.concatenate([_sum(weights, products) for weights in _OF_TAPS.T], axis)
 
 
 def _every_fourth(x: Array, axis: int, before: int, count: int) -> list[Array]:
