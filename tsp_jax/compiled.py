@@ -6,7 +6,6 @@ import platform
 from pathlib import Path
 
 import jax
-import platformdirs
 
 _MIN_COMPILE_SEC = 0.5  # what compiles faster is not worth a file
 # Activations and sums of kernels are made where they are used, not as soon as they can be, and not before a loop over clips.
@@ -38,6 +37,8 @@ def folder() -> Path:
     A home that machines of several kinds share would otherwise hand one kind's instructions to another. JAX's own keys tell
     accelerators and versions apart.
     """
+    import platformdirs  # here, so that the networks alone do without it
+
     root = os.environ.get("TSP_JAX_CACHE")
     root = Path(root).expanduser() if root else platformdirs.user_cache_path("tsp_jax")
     return root / "xla" / f"{platform.machine()}-{hashlib.sha256(_processor().encode()).hexdigest()[:8]}"
