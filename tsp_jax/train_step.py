@@ -211,9 +211,9 @@ def make_eval_step(
         return metrics.count([losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)], logits, labels)
 
     if mesh is None:
-        return jax.jit(step)
+        return jax.jit(step, compiler_options=compiled.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(step, in_shardings=(same, split), out_shardings=same)
+    return jax.jit(step, in_shardings=(same, split), out_shardings=same, compiler_options=compiled.options())
 
 
 def _check_heads(model_config: tsp.ModelConfig, heads: Sequence[str], alphas: Sequence[float]) -> None:
