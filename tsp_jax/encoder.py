@@ -241,6 +241,7 @@ def _make_step(
     ) -> tuple[Float32[Array, "b f"], Float32[Array, "s 112 112 3"]]:
         frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
 
+        # From both, not from the two joined, which would lie in memory beside them.
         def clips(index: Int32[Array, "n t"]) -> Float32[Array, "n t 112 112 3"]:
             of_previous, of_new = previous[index % len(previous)], frames[index - len(previous)]
             return jnp.where((index < len(previous))[..., None, None, None], of_previous, of_new)

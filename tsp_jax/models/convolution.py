@@ -14,7 +14,7 @@ from tsp_jax.models import winograd
 # which the sums of the kernel weigh; and along an axis of so many.
 _MIN_PRODUCTS, _MIN_PIXELS, _MIN_SIZE = 256, 512, 4
 _BLOCK_PIXELS = 1024  # positions that a matrix product of `kernel_gradient` sums over, at most: patches that a cache holds
-_TRANSPOSED_ROWS = 48
+_TRANSPOSED_ROWS = 48  # that `_transpose` reads at a time, at most: a line of each stays in the cache until it is used up
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -48,8 +48,7 @@ def _filtered_axis(x: Array, kernel: Array, stride: tuple[int, int, int]) -> int
         return None
     if math.prod(taps) * c * width < _MIN_PRODUCTS * (c + width):
         return None
-    axes = [axis for axis in (1, 2) if taps[axis - 1] == winograd.TAPS and x.shape[axis] >= _MIN_SIZE]
-    return axes[0] if axes else None
+    return next((axis for axis in (1, 2) if taps[axis - 1] == winograd.TAPS and x.shape[axis] >= _MIN_SIZE), None)
 
 
 def _forward(x: Array, kernel: Array, stride: tuple[int, int, int]) -> tuple[Array, tuple[Array, Array]]:
@@ -172,7 +171,7 @@ def _turned_gradient(
 
 
 def _transpose(x: Float[Array, "n m"]) -> Float[Array, "m n"]:
-    """By some rows at a time, as many as lines of a cache hold: XLA's own transposition takes three times as long."""
+    """By some rows at a time: of large matrices XLA's own transposition takes three times as long."""
     n, m = x.shape
     rows = _largest_divisor(n, _TRANSPOSED_ROWS)
 
