@@ -17,7 +17,7 @@ BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 LABEL_COUNTS = (200, 2)
 # Of the largest value. Measured: below 2e-5 and 2e-2; but 5e-3 for the norm of R(2+1)D-34's second gradient in float32, where
 # PyTorch's float32 is 6e-3 from its own float64 (four clips of 8x64x64; 3e-4 for the first gradient).
-TOLERANCES = {"forward": {"float32": 1e-3, "bfloat16": 0.05}, "step": {"float32": 1e-2, "bfloat16": 0.05}}
+TOLERANCES = {"forward": {"float32": 1e-3, "bfloat16": 0.05}, "step": {"float32": 2e-2, "bfloat16": 0.05}}
 DTYPES = tuple(TOLERANCES["forward"])
 
 

@@ -51,7 +51,7 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
 def step(spec: dict[str, Any]) -> alternate.Side:
     """Steps of training on one batch that lies on the device; the clips come as they are, without augmentation.
 
-    The outputs are losses and gradient norms of the first two steps.
+    The outputs are losses, and logarithms of gradient norms, of the first two steps.
     """
     cores = start(spec["batch"])
     checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(jax.devices()[:cores], cores=cores)
@@ -61,7 +61,7 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     outputs = []
     for number in range(memory.SETTLING_STEPS + 2):
         state, seen = one(state, placed)
-        outputs += [float(seen.loss), float(seen.grad_norm)]
+        outputs += [float(seen.loss), math.log(float(seen.grad_norm))]
         if number < memory.SETTLING_STEPS:
             memory.give_back()  # as the command does
 

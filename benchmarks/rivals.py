@@ -20,6 +20,7 @@ import collections
 import contextlib
 import copy
 import functools
+import math
 import pickle
 import queue
 import threading
@@ -82,7 +83,7 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
 def step(spec: dict[str, Any]) -> alternate.Side:
     """Steps of training on one batch that lies on the device: forward, losses, backward, SGD; the stem is frozen.
 
-    The outputs are losses and gradient norms of the first two steps.
+    The outputs are losses, and logarithms of gradient norms, of the first two steps.
     """
     device = _prepare(spec)
     batch = _batch(spec)
@@ -98,7 +99,10 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     variants = ["eager"] if spec["side"] == "released" else spec["variants"] or STEP[device.type, spec["dtype"]]
     chosen = _fastest(variants, make, device)
     one = make(chosen)
-    outputs = [float(value) for _ in range(2) for value in one()]
+    outputs = []
+    for _ in range(2):
+        loss, norm = one()
+        outputs += [float(loss), math.log(float(norm))]
 
     def run(count: int) -> None:
         for _ in range(count):

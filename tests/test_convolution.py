@@ -98,6 +98,26 @@ def test_kernel_gradient_is_the_same_for_blocks_of_any_size(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("size", [(1, 3, 3), (3, 1, 1), (3, 3, 3)], ids=str)
+@pytest.mark.parametrize("pixels", [1, 14, 120, 1000])
+def test_filtering_is_the_same_for_blocks_of_any_size(
+    x64: None, monkeypatch: pytest.MonkeyPatch, pixels: int, size: tuple[int, int, int]
+) -> None:
+    """Of a pixel's or a frame's, of some, of a clip's, of all at once."""
+    x, kernel = arrays((4, 3, 10, 4), size)
+    lift_limits(monkeypatch)
+    monkeypatch.setattr(convolution, "_FILTERED_PIXELS", pixels)
+
+    @quick_jit
+    def both(x: jax.Array, kernel: jax.Array) -> tuple[object, object]:
+        y, of_plain = jax.vjp(lambda x, kernel: plain(x, kernel, (1, 1, 1)), x, kernel)
+        found, of_ours = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, (1, 1, 1)), x, kernel)
+        return (found, *of_ours(y)), (y, *of_plain(y))
+
+    for found, expected in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
 @kinds
 def test_bfloat16_and_float32_gradients_have_the_dtype_of_their_arrays(
     filtering: None, size: tuple[int, int, int], stride: tuple[int, int, int]
@@ -152,8 +172,12 @@ def test_cpu_filters_kernels_of_three_taps_that_do_not_stride(
     """Each by six smaller ones: the convolutions of the output and of the input's gradient, the products of the kernel's."""
     lift_limits(monkeypatch)
     text, is_filtered = program("cpu", size, stride), 3 in size[:2] and stride == (1, 1, 1)
-    assert len(re.findall(r"stablehlo\.convolution", text)) == (12 if is_filtered else 2)
-    assert len(re.findall(r"stablehlo\.dot_general", text)) == (6 if is_filtered else min(stride[0], size[0]))
+    by_products = size == (3, 1, 1)  # of which one tap is left
+    convolutions, products = (len(re.findall(rf"stablehlo\.{name}", text)) for name in ("convolution", "dot_general"))
+    if is_filtered:
+        assert (convolutions, products) == ((0, 18) if by_products else (12, 6))
+    else:
+        assert (convolutions, products) == (2, min(stride[0], size[0]))
 
 
 LAYERS = {  # of R3D-18 and R(2+1)D-34, one clip: input, kernel, stride, and whether it is filtered
@@ -162,7 +186,8 @@ LAYERS = {  # of R3D-18 and R(2+1)D-34, one clip: input, kernel, stride, and whe
     "joined, 7: the kernel's sums are too many": ((1, 2, 7, 7, 512), (3, 3, 3, 512, 512), 1, False),
     "joined, strided": ((1, 16, 56, 56, 64), (3, 3, 3, 64, 128), 2, False),
     "spatial, 56": ((1, 16, 56, 56, 64), (1, 3, 3, 64, 144), 1, True),
-    "temporal, 56: too few products": ((1, 16, 56, 56, 144), (3, 1, 1, 144, 64), 1, False),
+    "temporal, 56": ((1, 16, 56, 56, 144), (3, 1, 1, 144, 64), 1, True),
+    "temporal of the stem: too few products": ((1, 16, 56, 56, 45), (3, 1, 1, 45, 64), 1, False),
     "temporal, 28": ((1, 8, 28, 28, 288), (3, 1, 1, 288, 128), 1, True),
 }
 
@@ -173,7 +198,7 @@ def test_layers_are_filtered_where_it_was_measured_to_pay(
 ) -> None:
     x, kernel, stride = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(size, np.float32), (step,) * 3
     text = jax.export.export(jax.jit(lambda x, kernel: convolution.convolve(x, kernel, stride)), platforms=["cpu"])(x, kernel)
-    assert len(re.findall(r"stablehlo\.convolution", text.mlir_module())) == (6 if is_filtered else 1)
+    assert len(re.findall(r"stablehlo\.(?:convolution|dot_general)", text.mlir_module())) == (6 if is_filtered else 1)
 
 
 def test_filtering_rounds_little_more_than_products_do() -> None:

@@ -12,8 +12,9 @@ from tsp_jax.models import winograd
 
 # On a CPU `winograd` pays from so many products for each number in and out, which its sums move; from so many pixels, below
 # which the sums of the kernel weigh; and along an axis of so many.
-_MIN_PRODUCTS, _MIN_PIXELS, _MIN_SIZE = 256, 512, 4
+_MIN_PRODUCTS, _MIN_PIXELS, _MIN_SIZE = 128, 512, 4
 _BLOCK_PIXELS = 1024  # positions that a matrix product of `kernel_gradient` sums over, at most: patches that a cache holds
+_FILTERED_PIXELS = 4096  # positions that `winograd` filters at a time, where they can be cut: a cache holds their sums
 _TRANSPOSED_ROWS = 48  # that `_transpose` reads at a time, at most: a line of each stays in the cache until it is used up
 
 
@@ -37,7 +38,7 @@ def convolve(
     axis = _filtered_axis(x, kernel, stride)
     if axis is None:
         return by_2d(x, kernel)
-    by_filtering = functools.partial(winograd.convolve, axis=axis, inner=by_2d)
+    by_filtering = functools.partial(winograd.convolve, axis=axis, block=_block(x.shape, kernel.shape), inner=_convolve_block)
     return lax.platform_dependent(x, kernel, cpu=by_filtering, default=by_2d)
 
 
@@ -49,6 +50,28 @@ def _filtered_axis(x: Array, kernel: Array, stride: tuple[int, int, int]) -> int
     if math.prod(taps) * c * width < _MIN_PRODUCTS * (c + width):
         return None
     return next((axis for axis in (1, 2) if taps[axis - 1] == winograd.TAPS and x.shape[axis] >= _MIN_SIZE), None)
+
+
+def _block(shape: tuple[int, ...], taps: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Sizes along `b t h w` of what `winograd` makes at a time of an array of this shape, for its sums to stay in the cache.
+
+    Clips are cut into frames or rows, along which the kernel has one tap; those that it spans in time and space are not, and
+    neither is their batch.
+    """
+    b, t, h, w = shape[:4]
+    if taps[0] > 1 and taps[1] > 1:
+        return b, t, h, w
+    clips = _largest_divisor(b, _FILTERED_PIXELS // (t * h * w))
+    frames = t if taps[0] > 1 else _largest_divisor(t, _FILTERED_PIXELS // (h * w))
+    rows = h if taps[1] > 1 else _largest_divisor(h, _FILTERED_PIXELS // (t * w))
+    return clips, frames, rows, w
+
+
+def _convolve_block(x: Array, kernel: Array) -> Array:
+    """A convolution of stride 1; by a single tap it is a matrix product, which XLA computes faster under that name."""
+    if kernel.shape[:3] == (1, 1, 1):
+        return jnp.matmul(x, kernel[0, 0, 0], precision=matmul_precision(x.dtype))
+    return convolve_joined(x, kernel, (1, 1, 1))
 
 
 def _forward(x: Array, kernel: Array, stride: tuple[int, int, int]) -> tuple[Array, tuple[Array, Array]]:
@@ -83,7 +106,7 @@ def _input_gradient(kernel: Array, gradient: Array, axis: int) -> Array:
     taps, (c, width) = kernel.shape[:3], kernel.shape[3:]
     # Channels are turned in a loop over taps: else XLA turns them anew within each sum of taps.
     turned = lax.map(jnp.transpose, kernel.reshape(-1, c, width)[::-1]).reshape(*taps, width, c)
-    return winograd.convolve(gradient, turned, axis, functools.partial(convolve_joined, stride=(1, 1, 1)))
+    return winograd.convolve(gradient, turned, axis, _block(gradient.shape, kernel.shape), _convolve_block)
 
 
 convolve.defvjp(_forward, _backward)
@@ -143,7 +166,7 @@ def kernel_gradient(
     else:
         one_tap = (*shape[: axis - 1], 1, *shape[axis:])
         inner = functools.partial(_turned_gradient, shape=one_tap, stride=stride)
-        found = winograd.kernel_gradient(x, gradient, axis, inner)
+        found = winograd.kernel_gradient(x, gradient, axis, _block(x.shape, shape), inner)
     return _transpose(found.reshape(shape[-1], -1)).reshape(shape)
 
 

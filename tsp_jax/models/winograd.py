@@ -8,8 +8,10 @@ Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks"
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -52,6 +54,7 @@ def convolve(
     x: Float[Array, "b t h w c"],
     kernel: Float[Array, "kt kh kw c c2"],
     axis: int,
+    block: Sequence[int],
     inner: Callable[[Array, Array], Array],
 ) -> Float[Array, "b t h w c2"]:
     """A convolution of stride 1, padded by half its kernel.
@@ -60,12 +63,30 @@ def convolve(
       x: to convolve.
       kernel: of it, three taps long along the axis.
       axis: of `x`: 1, 2 or 3.
-      inner: the same for kernels of one tap along the axis, of which it is called six times.
+      block: sizes along `b t h w` of what is made at a time: divisors of those of `x`, whole where the kernel has several taps.
+      inner: the same for kernels of one tap along the axis, of which it is called six times a block.
     """
-    inputs = _every_fourth(x, axis, TAPS // 2, OUTPUTS + TAPS - 1)
     taps = [lax.slice_in_dim(kernel, i, i + 1, axis=axis - 1) for i in range(TAPS)]
-    products = [inner(_sum(of_x, inputs), _sum(of_k, taps)) for of_x, of_k in zip(_OF_INPUTS, _OF_TAPS, strict=True)]
-    outputs = jnp.stack([_sum(weights, products) for weights in _TO_OUTPUTS], axis + 1)
+    kernels = [_sum(of_k, taps) for of_k in _OF_TAPS]
+
+    def of_block(x: Array) -> list[Array]:
+        inputs = _every_fourth(x, axis)
+        products = [inner(_sum(of_x, inputs), of_k) for of_x, of_k in zip(_OF_INPUTS, kernels, strict=True)]
+        return [_sum(weights, products) for weights in _TO_OUTPUTS]
+
+    def add_block(i: Array, outputs: Array) -> Array:
+        start = _start(x, block, i)
+        for place, found in enumerate(of_block(_cut(x, start, block))):
+            where = (*start[:axis], 0, place, *start[axis + 1 :], 0)
+            outputs = lax.dynamic_update_slice(outputs, jnp.expand_dims(found, axis + 1), where)
+        return outputs
+
+    count = _count(x, block)
+    if count == 1:
+        outputs = jnp.stack(of_block(x), axis + 1)  # one pass over the products, which the loop leaves to the cache
+    else:
+        shape = (*x.shape[:axis], _tiles(x, axis), OUTPUTS, *x.shape[axis + 1 : -1], kernel.shape[-1])
+        outputs = lax.fori_loop(0, count, add_block, jnp.zeros(shape, x.dtype))
     outputs = outputs.reshape(*outputs.shape[:axis], -1, *outputs.shape[axis + 2 :])
     return lax.slice_in_dim(outputs, 0, x.shape[axis], axis=axis)
 
@@ -74,6 +95,7 @@ def kernel_gradient(
     x: Float[Array, "b t h w c"],
     gradient: Float[Array, "b t h w c2"],
     axis: int,
+    block: Sequence[int],
     inner: Callable[[Array, Array], Array],
 ) -> Float[Array, "c2 kt kh kw c"]:
     """The gradient of `convolve`'s kernel, outputs first.
@@ -82,21 +104,54 @@ def kernel_gradient(
       x: that was convolved.
       gradient: of the output.
       axis: that it was filtered along.
-      inner: the same for kernels of one tap along the axis, of which it is called six times.
+      block: as in `convolve`.
+      inner: the same for kernels of one tap along the axis, of which it is called six times a block.
     """
-    inputs = _every_fourth(x, axis, TAPS // 2, OUTPUTS + TAPS - 1)
-    outputs = _every_fourth(gradient, axis, 0, OUTPUTS)
-    products = [inner(_sum(of_x, inputs), _sum(of_y, outputs)) for of_x, of_y in zip(_OF_INPUTS, _TO_OUTPUTS.T, strict=True)]
+
+    def of_block(i: Array | int) -> list[Array]:
+        start = _start(x, block, i)
+        inputs, outputs = (_every_fourth(_cut(array, start, block), axis) for array in (x, gradient))
+        outputs = outputs[TAPS // 2 : TAPS // 2 + OUTPUTS]  # without the neighbours
+        return [inner(_sum(of_x, inputs), _sum(of_y, outputs)) for of_x, of_y in zip(_OF_INPUTS, _TO_OUTPUTS.T, strict=True)]
+
+    def add_block(i: Array, total: list[Array]) -> list[Array]:
+        return jax.tree.map(jnp.add, total, of_block(i))
+
+    nothing = [jnp.zeros(product.shape, product.dtype) for product in jax.eval_shape(of_block, 0)]
+    products = lax.fori_loop(0, _count(x, block), add_block, nothing)
     return jnp.concatenate([_sum(weights, products) for weights in _OF_TAPS.T], axis)
 
 
-def _every_fourth(x: Array, axis: int, before: int, count: int) -> list[Array]:
-    """Of the axis, padded by zeros, the first places of all tiles, their second places, and so on to the last of `count`."""
-    tiles = -(-x.shape[axis] // OUTPUTS)
+def _every_fourth(x: Array, axis: int) -> list[Array]:
+    """Six: of all tiles of four along the axis the place before the first, the first, and so on to the one after the last.
+
+    They are of a padded copy. Of one that is only cut XLA would make the cuts anew within each sum, which takes twice the time.
+    """
+    tiles, places = _tiles(x, axis), OUTPUTS + TAPS - 1
     around = [(0, 0)] * x.ndim
-    around[axis] = (before, (tiles - 1) * OUTPUTS + count - before - x.shape[axis])
+    around[axis] = (TAPS // 2, (tiles - 1) * OUTPUTS + places - TAPS // 2 - x.shape[axis])
     x = jnp.pad(x, around)
-    return [lax.slice_in_dim(x, i, i + (tiles - 1) * OUTPUTS + 1, OUTPUTS, axis) for i in range(count)]
+    return [lax.slice_in_dim(x, i, i + (tiles - 1) * OUTPUTS + 1, OUTPUTS, axis) for i in range(places)]
+
+
+def _tiles(x: Array, axis: int) -> int:
+    return -(-x.shape[axis] // OUTPUTS)
+
+
+def _count(x: Array, block: Sequence[int]) -> int:
+    """Blocks of an array."""
+    return math.prod(n // size for n, size in zip(x.shape[:-1], block, strict=True))
+
+
+def _start(x: Array, block: Sequence[int], i: Array | int) -> list[Array]:
+    """Where the i-th block of an array starts along `b t h w`."""
+    numbers = jnp.unravel_index(i, [n // size for n, size in zip(x.shape[:-1], block, strict=True)])
+    return [number * size for number, size in zip(numbers, block, strict=True)]
+
+
+def _cut(x: Array, start: Sequence[Array], block: Sequence[int]) -> Array:
+    """A block, of all channels."""
+    return lax.dynamic_slice(x, (*start, 0), (*block, x.shape[-1]))
 
 
 def _sum(weights: np.ndarray, arrays: Sequence[Array]) -> Array:
