@@ -1,7 +1,7 @@
 """Clips a second of the networks alone: forward, as extraction runs them, and a step of training; beside PyTorch's.
 
 Clips lie on the device, normalized; nothing is read or sent. All sides have the same seeded weights and clips, and must give
-the same features, or the same losses and gradient norms in their first two steps, before anything is timed.
+the same features, or the same losses and (logarithms of) gradient norms in their first two steps, before anything is timed.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from tsp_jax import cli
 
 BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 LABEL_COUNTS = (200, 2)
-# Of the largest value. Measured: below 2e-5 and 2e-2; but 5e-3 for the norm of R(2+1)D-34's second gradient in float32, where
-# PyTorch's float32 is 6e-3 from its own float64 (four clips of 8x64x64; 3e-4 for the first gradient).
-TOLERANCES = {"forward": {"float32": 1e-3, "bfloat16": 0.05}, "step": {"float32": 2e-2, "bfloat16": 0.05}}
+# Of the largest value. Measured: below 2e-5 and 2e-2 forward; steps of the 18-layer networks below 2e-3 and 2e-2. The second
+# loss of R(2+1)D-34 differs by 2e-2 in float32: its first gradient is 4e-2 from float64's, whatever way its sums are taken.
+TOLERANCES = {"forward": {"float32": 1e-3, "bfloat16": 0.05}, "step": {"float32": 3e-2, "bfloat16": 0.05}}
 DTYPES = tuple(TOLERANCES["forward"])
 
 
