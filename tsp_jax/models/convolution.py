@@ -38,7 +38,7 @@ def convolve(
     axis = _filtered_axis(x, kernel, stride)
     if axis is None:
         return by_2d(x, kernel)
-    by_filtering = functools.partial(winograd.convolve, axis=axis, block=_block(x.shape, kernel.shape), inner=_convolve_block)
+    by_filtering = functools.partial(_convolve_filtered, axis=axis, block=_block(x.shape, kernel.shape))
     return lax.platform_dependent(x, kernel, cpu=by_filtering, default=by_2d)
 
 
@@ -65,6 +65,12 @@ def _block(shape: tuple[int, ...], taps: tuple[int, ...]) -> tuple[int, int, int
     frames = t if taps[0] > 1 else _largest_divisor(t, _FILTERED_PIXELS // (h * w))
     rows = h if taps[1] > 1 else _largest_divisor(h, _FILTERED_PIXELS // (t * w))
     return clips, frames, rows, w
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "block"))
+def _convolve_filtered(x: Array, kernel: Array, axis: int, block: tuple[int, int, int, int]) -> Array:
+    """By `winograd`. Jitted for layers of one kind to be traced and lowered once; the compiler sees no difference."""
+    return winograd.convolve(x, kernel, axis, block, _convolve_block)
 
 
 def _convolve_block(x: Array, kernel: Array) -> Array:
@@ -106,7 +112,7 @@ def _input_gradient(kernel: Array, gradient: Array, axis: int) -> Array:
     taps, (c, width) = kernel.shape[:3], kernel.shape[3:]
     # Channels are turned in a loop over taps: else XLA turns them anew within each sum of taps.
     turned = lax.map(jnp.transpose, kernel.reshape(-1, c, width)[::-1]).reshape(*taps, width, c)
-    return winograd.convolve(gradient, turned, axis, _block(gradient.shape, kernel.shape), _convolve_block)
+    return _convolve_filtered(gradient, turned, axis, _block(gradient.shape, kernel.shape))
 
 
 convolve.defvjp(_forward, _backward)
