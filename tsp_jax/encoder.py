@@ -168,7 +168,7 @@ class _Batch:
 
 
 def is_one_by_one(device: Any) -> bool:
-    """Whether it encodes clips one by one: a CPU gains nothing from more at once, and activations take some 100 MB a clip."""
+    """Whether it encodes clips one by one: a CPU gains nothing from more at once, and activations take up to 140 MB a clip."""
     return device.platform == "cpu"
 
 

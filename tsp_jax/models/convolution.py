@@ -38,7 +38,7 @@ def convolve(
     axis = _filtered_axis(x, kernel, stride)
     if axis is None:
         return by_2d(x, kernel)
-    by_filtering = functools.partial(_convolve_filtered, axis=axis, block=_block(x.shape, kernel.shape))
+    by_filtering = functools.partial(_convolve_filtered, axis=axis, block=_filtered_block(x.shape, kernel.shape))
     return lax.platform_dependent(x, kernel, cpu=by_filtering, default=by_2d)
 
 
@@ -52,23 +52,32 @@ def _filtered_axis(x: Array, kernel: Array, stride: tuple[int, int, int]) -> int
     return next((axis for axis in (1, 2) if taps[axis - 1] == winograd.TAPS and x.shape[axis] >= _MIN_SIZE), None)
 
 
-def _block(shape: tuple[int, ...], taps: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _filtered_block(shape: tuple[int, ...], taps: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes along `b t h w` of what `winograd` makes at a time of an array of this shape, for its sums to stay in the cache.
 
     Clips are cut into frames or rows, along which the kernel has one tap; those that it spans in time and space are not, and
     neither is their batch.
     """
-    b, t, h, w = shape[:4]
     if taps[0] > 1 and taps[1] > 1:
-        return b, t, h, w
-    clips = _largest_divisor(b, _FILTERED_PIXELS // (t * h * w))
-    frames = t if taps[0] > 1 else _largest_divisor(t, _FILTERED_PIXELS // (h * w))
-    rows = h if taps[1] > 1 else _largest_divisor(h, _FILTERED_PIXELS // (t * w))
-    return clips, frames, rows, w
+        return shape[:4]
+    return _block(shape[:4], _FILTERED_PIXELS, whole=1 if taps[0] > 1 else 2)
+
+
+def _block(sizes: tuple[int, ...], pixels: int, whole: int | None = None) -> tuple[int, ...]:
+    """Sizes along `b t h w` of a block: some clips, some frames of one, or some rows, of at most so many pixels.
+
+    Neither a row nor the axis that is to stay whole is cut: a block may have more.
+    """
+    kept = {whole, 3}
+    block = list(sizes)
+    for axis in {0, 1, 2} - kept:
+        inside = math.prod(size for i, size in enumerate(sizes) if i != axis and (i > axis or i in kept))
+        block[axis] = _largest_divisor(sizes[axis], pixels // inside)
+    return tuple(block)
 
 
 @functools.partial(jax.jit, static_argnames=("axis", "block"))
-def _convolve_filtered(x: Array, kernel: Array, axis: int, block: tuple[int, int, int, int]) -> Array:
+def _convolve_filtered(x: Array, kernel: Array, axis: int, block: tuple[int, ...]) -> Array:
     """By `winograd`. Jitted for layers of one kind to be traced and lowered once; the compiler sees no difference."""
     return winograd.convolve(x, kernel, axis, block, _convolve_block)
 
@@ -112,7 +121,7 @@ def _input_gradient(kernel: Array, gradient: Array, axis: int) -> Array:
     taps, (c, width) = kernel.shape[:3], kernel.shape[3:]
     # Channels are turned in a loop over taps: else XLA turns them anew within each sum of taps.
     turned = lax.map(jnp.transpose, kernel.reshape(-1, c, width)[::-1]).reshape(*taps, width, c)
-    return _convolve_filtered(gradient, turned, axis, _block(gradient.shape, kernel.shape))
+    return _convolve_filtered(gradient, turned, axis, _filtered_block(gradient.shape, kernel.shape))
 
 
 convolve.defvjp(_forward, _backward)
@@ -172,7 +181,7 @@ def kernel_gradient(
     else:
         one_tap = (*shape[: axis - 1], 1, *shape[axis:])
         inner = functools.partial(_turned_gradient, shape=one_tap, stride=stride)
-        found = winograd.kernel_gradient(x, gradient, axis, _block(x.shape, shape), inner)
+        found = winograd.kernel_gradient(x, gradient, axis, _filtered_block(x.shape, shape), inner)
     return _transpose(found.reshape(shape[-1], -1)).reshape(shape)
 
 
@@ -216,9 +225,7 @@ def _sum_of_products(
     """For each move: the outer products of gradients, that many frames on, with the patches of `x`, summed over all pixels."""
     (b, t, _, w_in, c), (_, _, h, w, width) = x.shape, gradient.shape
     (kh, kw), (sh, sw) = size, stride
-    rows = _largest_divisor(h, _BLOCK_PIXELS // w)
-    frames = _largest_divisor(t, _BLOCK_PIXELS // (h * w)) if rows == h else 1
-    clips = _largest_divisor(b, _BLOCK_PIXELS // (t * h * w)) if frames == t else 1
+    clips, frames, rows, _ = _block((b, t, h, w), _BLOCK_PIXELS)
 
     def add_block(block: Array, total: Array) -> Array:
         clip, frame, row = jnp.unravel_index(block, (b // clips, t // frames, h // rows))
