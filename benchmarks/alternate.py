@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from tsp_jax import cli, files
+from tsp_jax.system import cli, files
 
 ROOT = Path(__file__).parents[1]
 OURS = "ours"

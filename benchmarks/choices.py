@@ -20,8 +20,9 @@ import tqdm
 from jaxtyping import Array
 
 from benchmarks import alternate, model, ours
-from tsp_jax import cli, encoder
+from tsp_jax.extraction import batches
 from tsp_jax.models import convolution, video_resnet
+from tsp_jax.system import cli
 
 FORWARD = ("written out", "3-D", "folded", "padded", "folded and padded", "waited for")
 STEP = ("not donated",)
@@ -98,7 +99,7 @@ Pairs = list[dict[str, Any]]  # a convolution's kernel and the scale and shift o
 def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
     """The features of a batch that lies on the device, by the network written out."""
     ours.start(1)
-    checkpoint, dtype = ours.seeded_checkpoint(spec), encoder.DTYPES[spec["dtype"]]
+    checkpoint, dtype = ours.seeded_checkpoint(spec), batches.DTYPES[spec["dtype"]]
     keywords = video_resnet.BACKBONES[spec["backbone"]].keywords
     in_float32, epsilon = keywords.get("float32_stages", ()), keywords.get("bn_epsilon", 1e-5)
     params, stats = (checkpoint.variables[kind]["features"] for kind in ("params", "batch_stats"))

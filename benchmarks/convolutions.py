@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tsp_jax import cli, memory
+from tsp_jax.system import cli, malloc
 
 Layer = tuple[tuple[int, int, int, int], tuple[int, int, int, int, int], tuple[int, int, int]]
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=cli.positive_int, default=3, help="the fastest counts")
     parser.add_argument("--torch", action="store_true", help="measure PyTorch's too, in channels_last_3d")
     options = parser.parse_args(arguments)
-    memory.keep_freed()
+    malloc.keep_freed()
     columns = ["output", "of the input", "of the kernel", "of the kernel, XLA"]
     columns += [f"{name}, PyTorch" for name in columns[:3] if options.torch]
     print(f"| input | kernel | stride | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 3)}")

@@ -18,7 +18,9 @@ import numpy as np
 import tqdm
 
 from benchmarks import alternate
-from tsp_jax import annotations, cli, clips, transforms, video
+from tsp_jax import clips, transforms, video_list
+from tsp_jax.system import cli
+from tsp_jax.video import decoding
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work(result: dict[str, Any]) -> None:
         result["videos"] = []
-        for item in tqdm.tqdm(annotations.list_videos(options.videos), "videos", disable=None):
+        for item in tqdm.tqdm(video_list.list_videos(options.videos), "videos", disable=None):
             try:
                 result["videos"].append(measure(item.path, options.stride, options.rounds))
-            except video.VideoError as error:
+            except decoding.VideoError as error:
                 raise alternate.BenchmarkError(f"{item.path}: {error}") from error
         print("\n\n".join(tables(result["videos"])))
 
@@ -53,13 +55,13 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
     Raises:
       VideoError: it can't be read.
     """
-    scan = video.scan(path)
+    scan = decoding.scan(path)
     plan = clips.plan(scan.timeline, clips.ClipGeometry(stride=stride))
     count = len(scan.timeline.pts)
     needed = np.zeros(count, bool)
     needed[plan[plan[:, 0] >= 0]] = True
     every = np.ones(count, bool)
-    picture = next(iter(video.Reader(scan, every)))[1]
+    picture = next(iter(decoding.Reader(scan, every)))[1]
     taps = transforms.centre_taps(*picture.shape[:2])
     found: dict[str, Any] = {"name": path.name, "size": f"{picture.shape[1]}x{picture.shape[0]}", "frames": count}
     found |= {"needed": int(needed.sum()), "milliseconds": {}, "left_out": [], "frames_per_sec": {}}
@@ -68,17 +70,17 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
         found[group].setdefault(name, []).append(value)
 
     for _ in range(rounds):
-        add("milliseconds", "scan", 1000 * _thread_sec(lambda: video.scan(path)) / count)
-        with mock.patch.object(video, "_rgb_converter", lambda: lambda frame: frame):
-            whole = _thread_sec(lambda: _exhaust(video.Reader(scan, every)))
-            reader = video.Reader(scan, needed)
+        add("milliseconds", "scan", 1000 * _thread_sec(lambda: decoding.scan(path)) / count)
+        with mock.patch.object(decoding, "_rgb_converter", lambda: lambda frame: frame):
+            whole = _thread_sec(lambda: _exhaust(decoding.Reader(scan, every)))
+            reader = decoding.Reader(scan, needed)
             some = _thread_sec(lambda reader=reader: _exhaust(reader))
-            with mock.patch.object(video.Reader, "_of_no_use", lambda self, stream: lambda packet: False):
-                all_packets = _thread_sec(lambda: _exhaust(video.Reader(scan, needed)))
+            with mock.patch.object(decoding.Reader, "_of_no_use", lambda self, stream: lambda packet: False):
+                all_packets = _thread_sec(lambda: _exhaust(decoding.Reader(scan, needed)))
         found["decoded"] = reader.decoded
         found["left_out"].append(some / all_packets)
         add("milliseconds", "decode", 1000 * whole / count)
-        converted = _thread_sec(lambda: _exhaust(video.Reader(scan, every)))
+        converted = _thread_sec(lambda: _exhaust(decoding.Reader(scan, every)))
         add("milliseconds", "convert", 1000 * (converted - whole) / count)
         add("milliseconds", "taps", 1000 * _thread_sec(lambda: [transforms.take_taps(picture, taps) for _ in range(50)]) / 50)
         for name, decode in _WAYS.items():
@@ -118,11 +120,11 @@ def _exhaust(items: Iterable[object]) -> None:
 
 
 def _decode(path: Path, threads: int = 1, kind: Literal["FRAME", "SLICE"] = "FRAME") -> None:
-    with video.open_container(path) as container:
-        stream = video.first_stream(container)
+    with decoding.open_container(path) as container:
+        stream = decoding.first_stream(container)
         if threads > 1:
             stream.codec_context.thread_type, stream.codec_context.thread_count = kind, threads
-        for packet, _ in video.packets(container, stream):
+        for packet, _ in decoding.packets(container, stream):
             stream.decode(packet)
 
 

@@ -25,7 +25,9 @@ from jaxtyping import UInt8
 
 from benchmarks import alternate, model
 from data_builders import synthetic
-from tsp_jax import annotations, cli, clips, files, video, video_writing
+from tsp_jax import clips, video_list
+from tsp_jax.system import cli, files
+from tsp_jax.video import decoding, writing
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 0.1}
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 try:
                     for measured in speeds(folder, options):
                         alternate.add(result, measured, options)
-                except video.VideoError as error:
+                except decoding.VideoError as error:
                     raise alternate.BenchmarkError(str(error)) from error
 
     return alternate.run(options, work)
@@ -142,7 +144,7 @@ def _videos(folder: Path, options: argparse.Namespace) -> Path:
 
 def _count_clips(videos: Path, stride: int, clip_len: int) -> int:
     geometry = clips.ClipGeometry(clip_len=clip_len, stride=stride)
-    return sum(len(clips.plan(video.scan(item.path).timeline, geometry)) for item in annotations.list_videos(videos))
+    return sum(len(clips.plan(decoding.scan(item.path).timeline, geometry)) for item in video_list.list_videos(videos))
 
 
 # ------------------------------------------------------------------------------------------------- the command, ours alone
@@ -262,7 +264,7 @@ def long_video(path: Path, hours: float) -> Path:
     if path.exists():
         return path
     part = path.with_name("part.mp4")
-    video_writing.write(part, _pictures(60), 30, crf=30)
+    writing.write(part, _pictures(60), 30, crf=30)
     with av.open(str(part)) as source:
         stream = source.streams.video[0]
         packets = [packet for packet in source.demux(stream) if packet.size]

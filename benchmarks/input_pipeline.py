@@ -31,8 +31,11 @@ import tqdm
 from jaxtyping import UInt8
 
 from benchmarks import alternate, reading
-from data_builders import build, groundtruth, metadata, standardize, synthetic
-from tsp_jax import annotations, cli, clips, input_pipeline, records, segments, transforms, video_writing
+from data_builders import build, metadata, standardize, synthetic
+from data_builders import groundtruth as groundtruth_command
+from tsp_jax import clips, groundtruth, input_pipeline, records, transforms, video_list
+from tsp_jax.system import cli
+from tsp_jax.video import writing
 
 BATCH = 32
 READ_AHEAD = 4  # batches
@@ -57,21 +60,21 @@ def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple
             for path in tqdm.tqdm(sorted((raw / "videos").iterdir()), "enlarge", disable=None):
                 if not (Path(source) / path.name).exists():
                     Path(source).mkdir(exist_ok=True)
-                    video_writing.write(Path(source) / path.name, _enlarged(path, height), synthetic.FPS)
+                    writing.write(Path(source) / path.name, _enlarged(path, height), synthetic.FPS)
     _call(standardize.main, f"--input {source} --output {standard}")
     _call(metadata.main, f"--videos {standard} --output {metadata_csv}")
     if (raw / "annotations.json").exists():
         flags = f"--format activitynet --annotations {raw}/annotations.json --subset train --background union"
-        _call(groundtruth.main, f"{flags} --metadata {metadata_csv} --output {truth}")
+        _call(groundtruth_command.main, f"{flags} --metadata {metadata_csv} --output {truth}")
     else:
         halves = []
-        for item in segments.read_metadata(metadata_csv):
+        for item in groundtruth.read_metadata(metadata_csv):
             middle, end = item.video_duration_sec / 2, item.video_duration_sec
             rest = (end, item.filename, item.fps, item.num_frames)
-            name = annotations.video_name(Path(item.filename))
-            halves += [segments.Segment(name, 0.0, middle, "some", *rest, segments.ACTION)]
-            halves += [segments.Segment(name, middle, end, "", *rest, segments.NO_ACTION)]
-        segments.write_groundtruth(truth, halves)
+            name = video_list.video_name(Path(item.filename))
+            halves += [groundtruth.Segment(name, 0.0, middle, "some", *rest, groundtruth.ACTION)]
+            halves += [groundtruth.Segment(name, middle, end, "", *rest, groundtruth.NO_ACTION)]
+        groundtruth.write_groundtruth(truth, halves)
     _call(build.main, f"--dataset video_folder --videos {standard} --groundtruth {truth} --data_dir {folder}/records")
     return standard, truth, folder / "records" / "video_folder" / "jpeg" / "1.0.0"
 
@@ -105,7 +108,7 @@ def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) 
     return np.stack([transforms.resize(found[number]) for number in frame_numbers.tolist()])
 
 
-def frames_of(clip: input_pipeline.Clip, item: segments.Segment) -> np.ndarray:
+def frames_of(clip: input_pipeline.Clip, item: groundtruth.Segment) -> np.ndarray:
     """The frame numbers of a clip in its source video."""
     return clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)[clip.place : clip.place + records.CLIP_LEN]
 
@@ -141,12 +144,12 @@ def time_stages(split: input_pipeline.Split, chosen: Sequence[input_pipeline.Cli
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All measurements."""
     videos, truth, data = prepare(folder, options.source, options.videos, options.height)
-    rows = segments.read_groundtruth(truth)
+    rows = groundtruth.read_groundtruth(truth)
     split = input_pipeline.open_split(data, "train")
     window = jax.jit(transforms.window)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    def source_of(clip: input_pipeline.Clip) -> segments.Segment:
+    def source_of(clip: input_pipeline.Clip) -> groundtruth.Segment:
         return rows[int(split.index.segment_row[clip.segment])]
 
     def from_records(seed: int, num_clips: int) -> float:

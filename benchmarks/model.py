@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import alternate
-from tsp_jax import cli
+from tsp_jax.system import cli
 
 BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 LABEL_COUNTS = (200, 2)

@@ -15,8 +15,11 @@ from jaxtyping import Array
 
 from benchmarks import alternate, seeded
 from convert import torch_names
-from tsp_jax import checkpoints, compiled, encoder, laps, memory, optim, sharding, train_step, transforms
+from tsp_jax import checkpoints, transforms, weights
+from tsp_jax.extraction import batches
 from tsp_jax.models import functional, tsp
+from tsp_jax.system import compilation, cpu, malloc, sharding, timing
+from tsp_jax.training import optim, train_step
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
 
@@ -25,19 +28,19 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
     """The features of a batch that lies on the device, or on a CPU's cores, clip by clip where the encoder does so."""
     start()
     checkpoint = seeded_checkpoint(spec)
-    dtype = encoder.DTYPES[spec["dtype"]]
+    dtype = batches.DTYPES[spec["dtype"]]
     devices = jax.local_devices()
     devices = devices[: math.gcd(spec["batch"], len(devices))]
 
     def encode_part(variables: functional.Variables, clips: Array) -> Array:
-        if not encoder.is_one_by_one(devices[0]):
+        if not batches.is_one_by_one(devices[0]):
             return functional.encode(checkpoint.config, variables, clips, dtype)
         return jax.lax.map(lambda clip: functional.encode(checkpoint.config, variables, clip[None], dtype)[0], clips)
 
-    one, split = PartitionSpec(), PartitionSpec(encoder.AXIS)
-    mesh = Mesh(np.array(devices), (encoder.AXIS,))
+    one, split = PartitionSpec(), PartitionSpec(batches.AXIS)
+    mesh = Mesh(np.array(devices), (batches.AXIS,))
     mapped = jax.shard_map(encode_part, mesh=mesh, in_specs=(one, split), out_specs=split, check_vma=False)
-    encode = jax.jit(mapped, compiler_options=compiled.options())
+    encode = jax.jit(mapped, compiler_options=compilation.options())
     variables = jax.device_put(checkpoint.variables, NamedSharding(mesh, one))
     clips = jax.device_put(batch(spec)["video"], NamedSharding(mesh, split))
     features = encode(variables, clips)
@@ -59,11 +62,11 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     placed = jax.device_put(batch(spec), sharding.batch_sharding(mesh))
     state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
     outputs = []
-    for number in range(memory.SETTLING_STEPS + 2):
+    for number in range(malloc.SETTLING_STEPS + 2):
         state, seen = one(state, placed)
         outputs += [float(seen.loss), math.log(float(seen.grad_norm))]
-        if number < memory.SETTLING_STEPS:
-            memory.give_back()  # as the command does
+        if number < malloc.SETTLING_STEPS:
+            malloc.give_back()  # as the command does
 
     def run(count: int) -> None:
         nonlocal state
@@ -80,15 +83,15 @@ def step(spec: dict[str, Any]) -> alternate.Side:
 
 def extraction(spec: dict[str, Any]) -> alternate.Side:
     """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
-    from tsp_jax import annotations, clips, extract, features  # networks alone can be timed without what these need
+    from tsp_jax import clips, extract, features, video_list  # networks alone can be timed without what these need
 
     start()
     # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
-    make = encoder._make_step
+    make = batches._make_step
     kept = functools.cache(lambda configs, *others: make(configs, *others))
-    encoder._make_step = lambda configs, *others: kept(tuple(configs), *others)
+    batches._make_step = lambda configs, *others: kept(tuple(configs), *others)
     checkpoint, output = seeded_checkpoint(spec), Path(spec["folder"]) / "features.h5"
-    videos = annotations.list_videos(spec["videos"])
+    videos = video_list.list_videos(spec["videos"])
     geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
     settings = extract.Settings(geometry, "pyav", spec["dtype"], spec["batch"], extract.cores())
 
@@ -113,16 +116,16 @@ def startup(spec_json: str) -> None:
     """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
     spec, times = json.loads(spec_json), [time.time()]
     start()
-    checkpoint = checkpoints.open_any(spec["checkpoint"])
+    checkpoint = weights.open_any(spec["checkpoint"])
     times.append(time.time())
     pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
     frames = [transforms.TappedFrame(number, pixels, taps) for number in range(spec["clip_len"])]
     given = {"clip_len": spec["clip_len"], "stride": 16, "dtype": spec["dtype"], "batch_size": spec["batch"]}
-    own = laps.Laps()
-    made = encoder.Encoder(checkpoint, **given, own=own)
+    own = timing.Laps()
+    made = batches.Encoder(checkpoint, **given, own=own)
     made.add("clip", "video", frames)
     made.flush()
-    times += [time.time() - own.seconds[laps.WAIT_FOR_RESULTS], time.time()]
+    times += [time.time() - own.seconds[timing.WAIT_FOR_RESULTS], time.time()]
     stages = ("imports", "read_checkpoint", "until_computing", "first_features")
     seconds = np.diff([spec["began"], *times]).tolist()
     print(json.dumps({f"{stage}_sec": value for stage, value in zip(stages, seconds, strict=True)}))
@@ -196,8 +199,8 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
 
 def start(rows: int | None = None) -> int:
     """What the commands do before anything else of JAX; returns how many devices a CPU became, each for as many of the rows."""
-    memory.keep_freed()
-    return sharding.split_cpu(rows)
+    malloc.keep_freed()
+    return cpu.split_cpu(rows)
 
 
 def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
@@ -225,7 +228,7 @@ def _train_step(checkpoint: checkpoints.Checkpoint, spec: dict[str, Any], **opti
         warmup_steps=0,
         milestones=(),
     )
-    dtype, heads = encoder.DTYPES[spec["dtype"]], ("action", "temporal_region")
+    dtype, heads = batches.DTYPES[spec["dtype"]], ("action", "temporal_region")
     one = train_step.make_train_step(checkpoint.config, optimizer, heads=heads, alphas=(1.0, 1.0), dtype=dtype, **options)
     return optimizer, one
 

@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import alternate, reading, seeded
-from tsp_jax import cli, clips, memory, transforms
+from tsp_jax import clips, transforms
+from tsp_jax.system import cpu, malloc
 
 try:
     import torch
@@ -217,7 +218,7 @@ def _extract_decoding_once(
         finally:
             ready.put(None)
 
-    threads = [threading.Thread(target=decode, daemon=True) for _ in range(min(cli.cores(), len(plans)))]
+    threads = [threading.Thread(target=decode, daemon=True) for _ in range(min(cpu.cores(), len(plans)))]
     for thread in threads:
         thread.start()
     places: list[tuple[int, int]] = []
@@ -352,16 +353,16 @@ def _loaded_records(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]
             batch = input_pipeline.read_clips(split, [clip(number)])
             return {key: torch.from_numpy(batch[key])[0] for key in ("video", "crop", "flip")}
 
-    loader = torch.utils.data.DataLoader(Read(), spec["batch"], num_workers=cli.cores(), pin_memory=spec["device"] == "cuda")
+    loader = torch.utils.data.DataLoader(Read(), spec["batch"], num_workers=cpu.cores(), pin_memory=spec["device"] == "cuda")
     return iter(loader)
 
 
 def _sought_batches(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
-    from tsp_jax import input_pipeline, segments
+    from tsp_jax import groundtruth, input_pipeline
 
     split = input_pipeline.open_split(spec["records"], "train")
     clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=0)
-    rows = segments.read_groundtruth(spec["truth"])
+    rows = groundtruth.read_groundtruth(spec["truth"])
 
     class Sought(torch.utils.data.Dataset):
         """The clips of the epochs, one after another, each sought and decoded for itself."""
@@ -420,7 +421,7 @@ def _prepare(spec: dict[str, Any]) -> "torch.device":
     if device not in ("cpu", "cuda"):
         raise alternate.UnavailableError(f"ours runs on {device}, which is not compared with PyTorch")
     if spec["side"] != "released":
-        memory.keep_freed()  # as our sides do: it is as good for PyTorch on a CPU
+        malloc.keep_freed()  # as our sides do: it is as good for PyTorch on a CPU
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device(device)

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from convert import torch_names, torch_to_orbax
-from tsp_jax import checkpoints, cli, files
+from tsp_jax import checkpoints
+from tsp_jax.system import cli, files
 
 
 def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 import flax.traverse_util
 import numpy as np
 
-from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import trees
 
 # For arrays of that rank, which axis goes where; other ranks stay as they are.
 _FROM_TORCH = {5: (2, 3, 4, 1, 0), 2: (1, 0)}
@@ -39,7 +39,7 @@ def from_state_dict(
     """
     shapes = {key: tuple(array.shape) for key, array in state.items()}
     config = recognise(shapes, where)
-    checkpoints.check_keys(torch_shapes(config), shapes, where)
+    trees.check_keys(torch_shapes(config), shapes, where)
     _check_values(state, np.int64, where)
     paths = flax.traverse_util.flatten_dict(functional.shapes(config), sep=".")
     leaves = {path: _relayout(state[path.split(".", 1)[1]], _FROM_TORCH, np.int32) for path in paths}
@@ -54,9 +54,9 @@ def to_state_dict(config: tsp.ModelConfig, variables: functional.Variables) -> d
         that `from_state_dict` refuses; one message names every such key.
     """
     where = f"the variables of {config}"
-    leaves = {key: np.asarray(leaf) for key, leaf in checkpoints.flatten(variables).items()}
-    expected = {key: tuple(leaf.shape) for key, leaf in checkpoints.flatten(functional.shapes(config)).items()}
-    checkpoints.check_keys(expected, {key: leaf.shape for key, leaf in leaves.items()}, where)
+    leaves = {key: np.asarray(leaf) for key, leaf in trees.flatten(variables).items()}
+    expected = {key: tuple(leaf.shape) for key, leaf in trees.flatten(functional.shapes(config)).items()}
+    trees.check_keys(expected, {key: leaf.shape for key, leaf in leaves.items()}, where)
     _check_values(leaves, np.int32, where)
     return {key: _relayout(leaves[key], _TO_TORCH, np.int64) for key in sorted(leaves, key=_position)}
 
@@ -109,7 +109,7 @@ def rename(keys: Iterable[str]) -> tuple[dict[str, str], str]:
 
 def torch_shapes(config: tsp.ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every array in PyTorch's layout, in the order of `module.state_dict()`."""
-    leaves = checkpoints.flatten(functional.shapes(config))
+    leaves = trees.flatten(functional.shapes(config))
     shapes = {}
     for key in sorted(leaves, key=_position):
         shape = leaves[key].shape

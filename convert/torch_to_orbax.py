@@ -23,8 +23,9 @@ import jax
 import numpy as np
 
 from convert import torch_names
-from tsp_jax import checkpoints, cli
+from tsp_jax import checkpoints
 from tsp_jax.models import video_resnet
+from tsp_jax.system import cli
 
 # Several times the largest released file: what is larger is no checkpoint of these networks.
 MAX_FILE_BYTES = 4 * 1024**3

@@ -36,7 +36,8 @@ from data_builders import span_builder, spans
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
-from tsp_jax import cli, files, records, segments
+from tsp_jax import groundtruth, records
+from tsp_jax.system import cli, cpu, files, tables
 
 BUILDERS: dict[str, type[span_builder.SpanBuilder]] = {
     "activitynet": activitynet_dataset_builder.Builder,
@@ -105,18 +106,18 @@ def make_source(options: argparse.Namespace) -> span_builder.Source:
     folder = Path(options.videos)
     if not folder.is_dir():
         raise FileNotFoundError(f"--videos {folder}: no such folder")
-    groundtruth: dict[str, Path] = {}
+    csvs: dict[str, Path] = {}
     for text in options.groundtruth:
         split, path = _split_and_path(text)
-        if split in groundtruth:
-            raise ValueError(f"--groundtruth: {groundtruth[split]} and {path} are both split {split}; write NAME=CSV")
-        groundtruth[split] = path
+        if split in csvs:
+            raise ValueError(f"--groundtruth: {csvs[split]} and {path} are both split {split}; write NAME=CSV")
+        csvs[split] = path
     if options.labels:
-        names = segments.read_label_mapping(options.labels)
+        names = groundtruth.read_label_mapping(options.labels)
     else:
-        rows = [row for path in groundtruth.values() for row in segments.read_groundtruth(path)]
+        rows = [row for path in csvs.values() for row in groundtruth.read_groundtruth(path)]
         names = label_mappings.action_labels(rows)
-    return span_builder.Source(folder, groundtruth, tuple(names))
+    return span_builder.Source(folder, csvs, tuple(names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -433,7 +434,7 @@ def finish(
     builder.info.set_splits(tfds.core.splits.SplitDict(infos))  # type: ignore (TFDS loads it lazily)
     builder.info.write_to_directory(str(folder))
     rows = [(item.filename, item.row + 2, f"{item.start_sec:.3f}", item.starts, item.reason) for item in failures]
-    segments.write_table(folder / ERRORS_FILE, _ERRORS_COLUMNS, rows, errors="surrogateescape")
+    tables.write_table(folder / ERRORS_FILE, _ERRORS_COLUMNS, rows, errors="surrogateescape")
     shutil.copyfile(_work_folder(builder) / _RECIPE_FILE, folder / _RECIPE_FILE)
     for path in [*folder.iterdir(), folder]:
         files.sync(path)
@@ -626,7 +627,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--labels", metavar="JSON", help="the action label mapping; without it, all labels of the ground truth, sorted")
     add("--config", choices=[item.name for item in span_builder.CONFIGS], default="jpeg", help="default: %(default)s")
     add("--num_shards", type=cli.positive_int, help="files of each split; without it, of about 256 MB")
-    workers = cli.cores()
+    workers = cpu.cores()
     add("--workers", type=cli.positive_int, default=workers, help="processes (default: %(default)s)")
     add("--on_error", choices=["skip", "stop"], default="skip", help="what to do at a part of a video that can't be read")
     add("--beam_runner", help="run on Apache Beam instead: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_builders import validate
-from tsp_jax import annotations, cli, segments
+from tsp_jax import groundtruth, video_list
+from tsp_jax.system import cli, tables
 
 Background = Literal["reference", "union"]
 # Shortest background and rule where the flags don't say: 80 frames at 15 fps in ActivityNet, a clip of 16 elsewhere.
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         actions = read_actions(options.format, options.annotations, options.subset)
         if options.labels:
-            check_labels(actions, segments.read_label_mapping(options.labels), options.labels)
-        videos = segments.read_metadata(options.metadata)
+            check_labels(actions, groundtruth.read_label_mapping(options.labels), options.labels)
+        videos = groundtruth.read_metadata(options.metadata)
         matched, missing = match(actions, videos)
         rows = ground_truth(matched, rule, min_background_sec)
         if not rows:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.metadata}: none of the {len(actions)} annotated videos is in it, such as "
                 f"{', '.join(itertools.islice(actions, 3))}; check --subset and the file names"
             )
-        segments.write_groundtruth(options.output, rows)
+        groundtruth.write_groundtruth(options.output, rows)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -110,7 +111,7 @@ def read_activitynet(path: Path, subset: str | None) -> Actions:
       ValueError: it is not laid out as `activity_net.v1-3.min.json`, or the subset is not in it or has no annotations.
     """
     expected = 'expected JSON {"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
-    content = segments.read_json(path, expected)
+    content = tables.read_json(path, expected)
     try:
         entries = {name: (str(entry["subset"]), list(entry["annotations"])) for name, entry in content["database"].items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,7 +127,7 @@ def read_activitynet(path: Path, subset: str | None) -> Actions:
         for name, (found, items) in sorted(entries.items())
         if subset in (None, found)
     }
-    segments.refuse(path, faults, "mend them in the file")
+    tables.refuse(path, faults, "mend them in the file")
     if not any(actions.values()):
         raise ValueError(
             f"{path}: the videos of subset {subset!r} have no annotations; ActivityNet keeps those of testing back"
@@ -166,10 +167,10 @@ def read_thumos14(folder: Path, subset: str | None) -> Actions:
                 continue
             try:
                 name, start_sec, end_sec = fields
-                actions[name].append(Action(segments.parse_number(start_sec), segments.parse_number(end_sec), label))
+                actions[name].append(Action(tables.parse_number(start_sec), tables.parse_number(end_sec), label))
             except ValueError:
                 faults.append(f"line {number}: expected VIDEO START END in seconds, found {line!r}")
-        segments.refuse(path, faults, "mend them in the file")
+        tables.refuse(path, faults, "mend them in the file")
     return dict(sorted(actions.items()))
 
 
@@ -186,7 +187,7 @@ def read_csv(path: Path, subset: str | None) -> Actions:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing, or a row has no video, times or label.
     """
-    rows = segments.read_table(path, ("t-start", "t-end", "action-label", *(["subset"] if subset else [])))
+    rows = tables.read_table(path, ("t-start", "t-end", "action-label", *(["subset"] if subset else [])))
     actions: Actions = defaultdict(list)
     faults = []
     for row in rows:
@@ -194,19 +195,19 @@ def read_csv(path: Path, subset: str | None) -> Actions:
         if row.fault or not name:
             faults.append(f"line {row.line}: {row.fault or 'no filename or video-name'}")
             continue
-        if row.fields.get("temporal-region-label") == segments.NO_ACTION or (subset and row.fields["subset"] != subset):
+        if row.fields.get("temporal-region-label") == groundtruth.NO_ACTION or (subset and row.fields["subset"] != subset):
             continue
         try:
-            start_sec, end_sec = (segments.parse_number(row.fields[column]) for column in ("t-start", "t-end"))
+            start_sec, end_sec = (tables.parse_number(row.fields[column]) for column in ("t-start", "t-end"))
         except ValueError:
             faults.append(
                 f"line {row.line}: expected seconds, found t-start {row.fields['t-start']!r}, t-end {row.fields['t-end']!r}"
             )
             continue
         if not row.fields["action-label"]:
-            faults.append(f"line {row.line}: no action-label; only {segments.NO_ACTION!r} rows go without")
+            faults.append(f"line {row.line}: no action-label; only {groundtruth.NO_ACTION!r} rows go without")
         actions[name].append(Action(start_sec, end_sec, row.fields["action-label"]))
-    segments.refuse(path, faults, "mend them in the file")
+    tables.refuse(path, faults, "mend them in the file")
     if not actions:
         raise ValueError(f"{path}: no row with an action{f' of subset {subset!r}' if subset else ''}")
     return dict(actions)
@@ -225,8 +226,8 @@ def check_labels(actions: Mapping[str, Sequence[Action]], labels: Sequence[str],
 
 
 def match(
-    actions: Mapping[str, Sequence[Action]], videos: Sequence[segments.VideoMetadata]
-) -> tuple[list[tuple[segments.VideoMetadata, Sequence[Action]]], list[str]]:
+    actions: Mapping[str, Sequence[Action]], videos: Sequence[groundtruth.VideoMetadata]
+) -> tuple[list[tuple[groundtruth.VideoMetadata, Sequence[Action]]], list[str]]:
     """Each annotated video's metadata with its actions, and the names of those that have none.
 
     A name fits the file of that name, or else the one whose name up to the first dot is it or `v_` and it.
@@ -237,8 +238,8 @@ def match(
     by_filename = {item.filename: item for item in videos}
     by_name = defaultdict(list)
     for item in videos:
-        by_name[annotations.video_name(Path(item.filename))].append(item)
-    matched: dict[str, tuple[segments.VideoMetadata, Sequence[Action]]] = {}
+        by_name[video_list.video_name(Path(item.filename))].append(item)
+    matched: dict[str, tuple[groundtruth.VideoMetadata, Sequence[Action]]] = {}
     owner: dict[str, str] = {}
     missing = []
     for name, items in actions.items():
@@ -256,8 +257,8 @@ def match(
 
 
 def ground_truth(
-    videos: Sequence[tuple[segments.VideoMetadata, Sequence[Action]]], rule: Background, min_background_sec: float
-) -> list[segments.Segment]:
+    videos: Sequence[tuple[groundtruth.VideoMetadata, Sequence[Action]]], rule: Background, min_background_sec: float
+) -> list[groundtruth.Segment]:
     """All actions, as annotated, then all background, each in the order of the videos.
 
     Under `reference` a video without actions has no rows, as in the released files; under `union` it is background.
@@ -306,9 +307,9 @@ def background(
     ]
 
 
-def _segment(video: segments.VideoMetadata, start_sec: float, end_sec: float, label: str) -> segments.Segment:
-    return segments.Segment(
-        video_name=annotations.video_name(Path(video.filename)),
+def _segment(video: groundtruth.VideoMetadata, start_sec: float, end_sec: float, label: str) -> groundtruth.Segment:
+    return groundtruth.Segment(
+        video_name=video_list.video_name(Path(video.filename)),
         start_sec=start_sec,
         end_sec=end_sec,
         action_label=label,
@@ -316,7 +317,7 @@ def _segment(video: segments.VideoMetadata, start_sec: float, end_sec: float, la
         filename=video.filename,
         fps=video.fps,
         num_frames=video.num_frames,
-        temporal_region=segments.ACTION if label else segments.NO_ACTION,
+        temporal_region=groundtruth.ACTION if label else groundtruth.NO_ACTION,
     )
 
 
@@ -331,8 +332,8 @@ def _activitynet_action(item: Any, where: str, faults: list[str]) -> Action:
         return Action(0.0, 0.0, "")
 
 
-def _print_summary(output: str, rows: Sequence[segments.Segment], how: str) -> None:
-    actions = [row for row in rows if row.temporal_region == segments.ACTION]
+def _print_summary(output: str, rows: Sequence[groundtruth.Segment], how: str) -> None:
+    actions = [row for row in rows if row.temporal_region == groundtruth.ACTION]
     strange = sum(any(validate.time_faults(0, row, lenient=True)) for row in actions)
     print(
         f"{output}: {len(actions)} actions of {len({row.action_label for row in actions})} classes and "

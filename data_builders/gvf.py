@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from tsp_jax import cli, features
+from tsp_jax import features
+from tsp_jax.system import cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_builders import groundtruth
-from tsp_jax import cli, segments
+from data_builders import groundtruth as groundtruth_command
+from tsp_jax import groundtruth
+from tsp_jax.system import cli
 
 ACTION_FILE = "action_label_mapping.json"
 TEMPORAL_REGION_FILE = "temporal_region_label_mapping.json"
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.show_any_name()
     try:
         if options.dataset:
-            actions = groundtruth.read_actions(options.dataset, options.annotations, None)
+            actions = groundtruth_command.read_actions(options.dataset, options.annotations, None)
             labels = sorted({action.label for items in actions.values() for action in items})
             expected = NUM_CLASSES[options.dataset]
             if len(labels) != expected:
@@ -28,21 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"({', '.join(labels[:3])}, …); give the complete annotations, of ActivityNet version 1.3"
                 )
         else:
-            labels = action_labels(row for path in options.groundtruth for row in segments.read_groundtruth(path))
+            labels = action_labels(row for path in options.groundtruth for row in groundtruth.read_groundtruth(path))
             if not labels:
                 raise ValueError(f"{', '.join(options.groundtruth)}: no action has a label")
         folder = Path(options.output)
-        segments.write_label_mapping(folder / ACTION_FILE, labels)
-        segments.write_label_mapping(folder / TEMPORAL_REGION_FILE, segments.TEMPORAL_REGIONS)
+        groundtruth.write_label_mapping(folder / ACTION_FILE, labels)
+        groundtruth.write_label_mapping(folder / TEMPORAL_REGION_FILE, groundtruth.TEMPORAL_REGIONS)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{folder / ACTION_FILE}: {len(labels)} labels, {labels[0]} to {labels[-1]}")
-    print(f"{folder / TEMPORAL_REGION_FILE}: {', '.join(segments.TEMPORAL_REGIONS)}")
+    print(f"{folder / TEMPORAL_REGION_FILE}: {', '.join(groundtruth.TEMPORAL_REGIONS)}")
     return 0
 
 
-def action_labels(rows: Iterable[segments.Segment]) -> list[str]:
+def action_labels(rows: Iterable[groundtruth.Segment]) -> list[str]:
     """The distinct action labels in the original's order, which is that of their code points: capitals first."""
     return sorted({row.action_label for row in rows} - {""})
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import tqdm
 
-from tsp_jax import annotations, cli, segments, video
+from tsp_jax import groundtruth, video_list
+from tsp_jax.system import cli, cpu
+from tsp_jax.video import decoding
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,12 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.show_any_name()
     root = Path(options.videos)
     try:
-        videos = annotations.list_videos(root)
+        videos = video_list.list_videos(root)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     root = root if root.is_dir() else root.parent
-    measured: list[segments.VideoMetadata] = []
+    measured: list[groundtruth.VideoMetadata] = []
     damaged, failed = [], []
     try:
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; nothing is written", file=sys.stderr)
         return 130
     try:
-        segments.write_metadata(options.output, measured)
+        groundtruth.write_metadata(options.output, measured)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Measurement:
     """A video's metadata, and what stopped the decoder before the end, or nothing."""
 
-    metadata: segments.VideoMetadata
+    metadata: groundtruth.VideoMetadata
     damage: str
 
 
@@ -79,15 +81,15 @@ def measure(path: Path, filename: str) -> Measurement:
       VideoError: it is missing, no video, or has no frame that decodes.
     Source: TSP's released metadata; fps is the stream's average rate.
     """
-    scan = video.scan(path)
-    num_frames, damage = video.count_frames(path)
+    scan = decoding.scan(path)
+    num_frames, damage = decoding.count_frames(path)
     if not num_frames:
-        raise video.VideoError(f"no frame decodes: {damage}")
+        raise decoding.VideoError(f"no frame decodes: {damage}")
     fps = scan.timeline.fps
-    return Measurement(segments.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
+    return Measurement(groundtruth.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
 
 
-def _measure_listed(item: annotations.Video, root: Path) -> Measurement | str:
+def _measure_listed(item: video_list.Video, root: Path) -> Measurement | str:
     """The measurement, or why there is none."""
     if item.fault:
         return item.fault
@@ -96,7 +98,7 @@ def _measure_listed(item: annotations.Video, root: Path) -> Measurement | str:
         return "its folder's name is not UTF-8, as the CSV is; rename it"
     try:
         return measure(item.path, filename)
-    except (video.VideoError, OSError) as error:
+    except (decoding.VideoError, OSError) as error:
         return str(error)
 
 
@@ -110,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--videos", required=True, help="a folder, searched with its subfolders; file names are relative to it")
     add("--output", required=True, help="the CSV file")
-    add("--workers", type=cli.positive_int, default=cli.cores(), help="videos decoded at once")
+    add("--workers", type=cli.positive_int, default=cpu.cores(), help="videos decoded at once")
     return parser.parse_args(arguments)
 
 

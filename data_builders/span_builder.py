@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
 from data_builders import spans
-from tsp_jax import records, segments
+from tsp_jax import groundtruth, records
 
 # TFDS itself holds records in memory up to this size, and needs TensorFlow beyond.
 _MAX_BYTES_AT_ONCE = 1 << 30
@@ -40,7 +40,7 @@ class Source:
         plans = {}
         for split, path in self.groundtruth.items():
             try:
-                plans[split] = spans.plan(segments.read_groundtruth(path), self.labels)
+                plans[split] = spans.plan(groundtruth.read_groundtruth(path), self.labels)
             except ValueError as error:
                 raise ValueError(f"split {split}, {path}: {error}") from error
             if not plans[split][0]:
@@ -71,10 +71,10 @@ def source_from_folder(folder: Path, labels_file: str = "action_label_mapping.js
     Raises:
       OSError, ValueError: one of them is not there or can't be read.
     """
-    groundtruth = {path.stem: path for path in sorted(folder.glob("*.csv"))}
-    if not groundtruth:
+    csvs = {path.stem: path for path in sorted(folder.glob("*.csv"))}
+    if not csvs:
         raise FileNotFoundError(f"{folder}: no ground truth; expected train.csv, valid.csv, …")
-    return Source(folder / "videos", groundtruth, tuple(segments.read_label_mapping(folder / labels_file)))
+    return Source(folder / "videos", csvs, tuple(groundtruth.read_label_mapping(folder / labels_file)))
 
 
 def features(labels: Sequence[str] | None) -> tfds.features.FeaturesDict:
@@ -91,7 +91,7 @@ def features(labels: Sequence[str] | None) -> tfds.features.FeaturesDict:
             "start_sec": tfds.features.Scalar(np.float32, doc="where the segment begins in the video"),
             "end_sec": tfds.features.Scalar(np.float32, doc="where it ends"),
             "action": tfds.features.ClassLabel(names=labels and list(labels), doc="-1 where there is no action"),
-            "temporal_region": tfds.features.ClassLabel(names=list(segments.TEMPORAL_REGIONS)),
+            "temporal_region": tfds.features.ClassLabel(names=list(groundtruth.TEMPORAL_REGIONS)),
         }
     )
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tsp_jax import clips, records, segments, transforms, video
+from tsp_jax import clips, groundtruth, records, transforms
+from tsp_jax.system import tables
+from tsp_jax.video import decoding
 
 Example = dict[str, Any]
 _FPS_TOLERANCE = 1e-4  # relative, as in validate: 29.97 may stand for 30000/1001, but 30 may not
@@ -104,7 +106,7 @@ class MisdatedError(Exception):
     """The spans given so far of this video are wrong: its packets promise other frames than decode."""
 
 
-def plan(rows: Sequence[segments.Segment], labels: Sequence[str]) -> tuple[list[Video], int]:
+def plan(rows: Sequence[groundtruth.Segment], labels: Sequence[str]) -> tuple[list[Video], int]:
     """The videos of a split, in the order of their first rows, and how many segments are too short for a clip.
 
     A segment is clamped to its video. Its starts are the grid's places from that of its first frame to the last with which a
@@ -120,11 +122,11 @@ def plan(rows: Sequence[segments.Segment], labels: Sequence[str]) -> tuple[list[
     """
     numbers = {label: number for number, label in enumerate(labels)}
     faults, too_short = [], 0
-    by_file: dict[str, list[tuple[int, segments.Segment]]] = collections.defaultdict(list)
+    by_file: dict[str, list[tuple[int, groundtruth.Segment]]] = collections.defaultdict(list)
     for row, segment in enumerate(rows):
         by_file[segment.filename].append((row, segment))
         first = by_file[segment.filename][0][1]
-        if segment.temporal_region == segments.ACTION and segment.action_label not in numbers:
+        if segment.temporal_region == groundtruth.ACTION and segment.action_label not in numbers:
             faults.append(f"line {row + 2}: action-label {segment.action_label!r} is not among the {len(labels)} labels")
         if (segment.fps, segment.num_frames) != (first.fps, first.num_frames):
             faults.append(f"line {row + 2}: {segment.filename} has another fps or video-frames than in its first row")
@@ -133,7 +135,7 @@ def plan(rows: Sequence[segments.Segment], labels: Sequence[str]) -> tuple[list[
             faults.append(f"line {row + 2}: video-duration {segment.video_duration_sec}; video-frames / fps is {length_sec}")
         if length_sec * records.FRAME_RATE > clips.MAX_RESAMPLED:
             faults.append(f"line {row + 2}: {segment.num_frames} frames at {segment.fps:g} fps are too many; cut the video")
-    segments.refuse(Path("ground truth"), faults, "run python -m data_builders.validate")
+    tables.refuse(Path("ground truth"), faults, "run python -m data_builders.validate")
     videos, next_key = [], 0
     for filename, entries in by_file.items():
         found = entries[0][1]
@@ -181,7 +183,7 @@ def examples(
             raise MisdatedError(item.filename)
         for span in pending:
             yield from _example(item, span, encoded, reader, failures)
-    except (video.VideoError, OSError) as error:
+    except (decoding.VideoError, OSError) as error:
         failures += [_failure(item, span, str(error)) for span in pending]
     for failure in failures:
         note(failure)
@@ -221,26 +223,26 @@ def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]
     )
 
 
-def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[video.Reader, np.ndarray]:
+def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.Reader, np.ndarray]:
     """The reader of the frames that spans need, and the frame number at each place of the grid."""
     if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
-        raise video.VideoError("its name leads out of the folder of videos")
-    scan = video.scan(folder / item.filename)
+        raise decoding.VideoError("its name leads out of the folder of videos")
+    scan = decoding.scan(folder / item.filename)
     if dated_by_decoding or scan.codec in _HIDES_FRAMES:
-        scan = video.rescan(scan)
+        scan = decoding.rescan(scan)
     if not math.isclose(scan.timeline.fps, item.fps, rel_tol=_FPS_TOLERANCE):
-        raise video.VideoError(
+        raise decoding.VideoError(
             f"{scan.timeline.fps:g} fps, {item.fps:g} in the ground truth; run metadata and groundtruth again"
         )
     grid = clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)
     needed = np.zeros(max(len(scan.timeline.pts), item.num_frames), bool)
     for span in item.spans:
         needed[grid[span.first : span.end]] = True
-    return video.Reader(scan, needed[: len(scan.timeline.pts)]), grid
+    return decoding.Reader(scan, needed[: len(scan.timeline.pts)]), grid
 
 
 def _example(
-    item: Video, span: Span, encoded: Mapping[int, bytes], reader: video.Reader, failures: list[Failure]
+    item: Video, span: Span, encoded: Mapping[int, bytes], reader: decoding.Reader, failures: list[Failure]
 ) -> Iterator[tuple[int, Example]]:
     places = range(span.first, span.end)
     missing = sum(place not in encoded for place in places)
@@ -278,14 +280,14 @@ def _spans(segment: Segment) -> Iterator[Span]:
         yield Span(0, segment, first, min(records.MAX_STARTS, end - first))
 
 
-def _segment(row: int, segment: segments.Segment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
+def _segment(row: int, segment: groundtruth.Segment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
     """The segment on the grid; None when no clip fits into it."""
     start_sec, end_sec = max(segment.start_sec, 0.0), min(segment.end_sec, segment.video_duration_sec)
     last_place = grid_len - records.CLIP_LEN
     if end_sec - start_sec < records.CLIP_SEC - _ROUNDING_SEC or last_place < 0:
         return None
     first, last = (min(records.place(sec), last_place) for sec in (start_sec, end_sec - records.CLIP_SEC))
-    is_action = segment.temporal_region == segments.ACTION
+    is_action = segment.temporal_region == groundtruth.ACTION
     action = numbers[segment.action_label] if is_action else -1
-    region = segments.TEMPORAL_REGIONS.index(segment.temporal_region)
+    region = groundtruth.TEMPORAL_REGIONS.index(segment.temporal_region)
     return Segment(row, action, region, start_sec, end_sec, first, max(last, first) - first + 1)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import tqdm
 
-from tsp_jax import annotations, cli, files, segments, video, video_writing
+from tsp_jax import video_list
+from tsp_jax.system import cli, cpu, files, tables
+from tsp_jax.video import decoding, writing
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -69,7 +71,7 @@ def plan(root: Path, output: Path) -> dict[Path, Path]:
     """
     if root.is_dir() and output.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"--output {output}: within --input {root}, where it would be taken for input; choose another folder")
-    paths = [item.path for item in annotations.list_videos(root)]
+    paths = [item.path for item in video_list.list_videos(root)]
     root = root if root.is_dir() else root.parent
     targets = {path: output / path.relative_to(root).with_suffix(".mp4") for path in paths}
     sources = defaultdict(list)
@@ -99,7 +101,7 @@ def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str
       OSError: it can't be written.
     """
     with files.replacing(target) as temporary:
-        frames, damage = video_writing.resample(source, temporary, FPS, crf=crf)
+        frames, damage = writing.resample(source, temporary, FPS, crf=crf)
         if damage and note_damage is not None:
             note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
     return frames
@@ -134,7 +136,7 @@ class _Errors:
         return self.rows
 
     def _write(self) -> None:
-        segments.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
+        tables.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
 
 
 def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors: _Errors) -> int:
@@ -142,7 +144,7 @@ def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors
     filename = source.relative_to(root).as_posix()
     try:
         return standardize(source, target, crf, lambda damage: errors.add(filename, _CUT_SHORT, damage))
-    except (video.VideoError, OSError) as error:
+    except (decoding.VideoError, OSError) as error:
         target.unlink(missing_ok=True)  # with --overwrite: what the run before wrote is no longer what the source is
         errors.add(filename, _LEFT_OUT, str(error))
         return 0
@@ -160,7 +162,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, help="a folder, searched with its subfolders, or a file")
     add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
-    add("--workers", type=cli.positive_int, default=cli.cores(), help="videos converted at once, a core each")
+    add("--workers", type=cli.positive_int, default=cpu.cores(), help="videos converted at once, a core each")
     add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
     add("--overwrite", action="store_true", help="convert also those whose output is there")
     return parser.parse_args(arguments)

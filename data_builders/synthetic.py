@@ -16,7 +16,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from tsp_jax import cli, files, video_writing
+from tsp_jax.system import cli, cpu, files
+from tsp_jax.video import writing
 
 # Each is a way to move, and stays that way in a mirror: training mirrors clips. All are done by the same shapes, in the same
 # places, at the same sizes and angles.
@@ -132,7 +133,7 @@ def annotations(scripts: Sequence[Script]) -> dict[str, Any]:
 def write(item: Script, path: Path) -> int:
     """Draws and writes a video, whole or not at all; the number of frames."""
     scene = Scene(item)
-    return video_writing.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
+    return writing.write(path, (scene.frame(number) for number in range(item.num_frames)), FPS)
 
 
 class Scene:
@@ -327,7 +328,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", required=True, type=cli.non_negative_int, help="of all that is drawn at random")
     add("--subset", choices=sorted(set(SUBSETS)), help="of all videos, in place of turns")
     add("--seconds", type=float, nargs=2, default=[20.0, 60.0], metavar=("MIN", "MAX"), help="length of a video")
-    add("--workers", type=cli.positive_int, default=cli.cores(), help="processes")
+    add("--workers", type=cli.positive_int, default=cpu.cores(), help="processes")
     options = parser.parse_args(arguments)
     low, high = options.seconds
     if not 2 * MIN_PART_SEC <= low <= high < 3600:

@@ -13,7 +13,9 @@ from pathlib import Path, PurePath
 import tqdm
 
 from data_builders import metadata
-from tsp_jax import cli, segments, video
+from tsp_jax import groundtruth
+from tsp_jax.system import cli, cpu
+from tsp_jax.video import decoding
 
 # Annotators mark tenths of a second, and containers round their duration: less than this beyond the end is no fault.
 _BEYOND_END_SEC = 0.1
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path, folder = Path(options.groundtruth), Path(options.videos)
     try:
         labels = read_labels(options.labels)
-        known = {item.filename: item for item in segments.read_metadata(options.metadata)} if options.metadata else None
+        known = {item.filename: item for item in groundtruth.read_metadata(options.metadata)} if options.metadata else None
         if not folder.is_dir():
             raise FileNotFoundError(f"--videos {folder}: no such folder")
         if not path.is_file():
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        rows = segments.read_groundtruth_rows(path)
+        rows = groundtruth.read_groundtruth_rows(path)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -83,11 +85,11 @@ def read_labels(paths: Sequence[str | Path]) -> list[str]:
       FileNotFoundError: a file is not there.
       ValueError: there is no action mapping or more than one, or the temporal-region mapping has another order.
     """
-    mappings = {str(path): segments.read_label_mapping(path) for path in paths}
-    regions = {path: labels for path, labels in mappings.items() if set(labels) == set(segments.TEMPORAL_REGIONS)}
+    mappings = {str(path): groundtruth.read_label_mapping(path) for path in paths}
+    regions = {path: labels for path, labels in mappings.items() if set(labels) == set(groundtruth.TEMPORAL_REGIONS)}
     for path, labels in regions.items():
-        if tuple(labels) != segments.TEMPORAL_REGIONS:
-            raise ValueError(f"{path}: expected {list(segments.TEMPORAL_REGIONS)} in this order, found {labels}")
+        if tuple(labels) != groundtruth.TEMPORAL_REGIONS:
+            raise ValueError(f"{path}: expected {list(groundtruth.TEMPORAL_REGIONS)} in this order, found {labels}")
     actions = [path for path in mappings if path not in regions]
     if len(actions) != 1:
         raise ValueError(
@@ -97,7 +99,9 @@ def read_labels(paths: Sequence[str | Path]) -> list[str]:
     return mappings[actions[0]]
 
 
-def check_rows(rows: Sequence[segments.Row[segments.Segment]], labels: Sequence[str], *, lenient: bool) -> Iterator[Finding]:
+def check_rows(
+    rows: Sequence[groundtruth.Row[groundtruth.Segment]], labels: Sequence[str], *, lenient: bool
+) -> Iterator[Finding]:
     """What can be found wrong without the videos.
 
     Args:
@@ -120,7 +124,7 @@ def check_rows(rows: Sequence[segments.Row[segments.Segment]], labels: Sequence[
     yield from _overlaps(rows)
 
 
-def check_files(rows: Sequence[segments.Row[segments.Segment]], folder: Path, workers: int) -> Iterator[Finding]:
+def check_files(rows: Sequence[groundtruth.Row[groundtruth.Segment]], folder: Path, workers: int) -> Iterator[Finding]:
     """What is wrong with the videos below a folder that the rows name, by a scan of their packets."""
     by_file = collections.defaultdict(list)
     for row in rows:
@@ -133,7 +137,7 @@ def check_files(rows: Sequence[segments.Row[segments.Segment]], folder: Path, wo
 
 
 def check_metadata(
-    rows: Sequence[segments.Row[segments.Segment]], known: dict[str, segments.VideoMetadata], where: str
+    rows: Sequence[groundtruth.Row[groundtruth.Segment]], known: dict[str, groundtruth.VideoMetadata], where: str
 ) -> Iterator[Finding]:
     """Where rows disagree with the metadata, by file name."""
     for row in rows:
@@ -154,22 +158,22 @@ def check_metadata(
                 )
 
 
-def _label_faults(segment: segments.Segment, labels: Sequence[str]) -> Iterator[str]:
+def _label_faults(segment: groundtruth.Segment, labels: Sequence[str]) -> Iterator[str]:
     label = segment.action_label
-    if segment.temporal_region == segments.NO_ACTION:
+    if segment.temporal_region == groundtruth.NO_ACTION:
         if label:
             yield (
-                f"action-label {label!r} in a row of {segments.NO_ACTION!r}; empty it, or make temporal-region-label "
-                f"{segments.ACTION!r}"
+                f"action-label {label!r} in a row of {groundtruth.NO_ACTION!r}; empty it, or make temporal-region-label "
+                f"{groundtruth.ACTION!r}"
             )
     elif not label:
-        yield f"no action-label in a row of {segments.ACTION!r}; name the action, or make it {segments.NO_ACTION!r}"
+        yield f"no action-label in a row of {groundtruth.ACTION!r}; name the action, or make it {groundtruth.NO_ACTION!r}"
     elif label not in labels:
         near = difflib.get_close_matches(label, labels, 1)
         yield f"action-label {label!r} is unknown; {f'write {near[0]!r}' if near else 'correct it'}, or add it to the mapping"
 
 
-def time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterator[Finding]:
+def time_faults(line: int, segment: groundtruth.Segment, lenient: bool) -> Iterator[Finding]:
     """What is wrong with a row's times; arguments are those of `check_rows`."""
     start_sec, end_sec, duration_sec = segment.start_sec, segment.end_sec, segment.video_duration_sec
     if start_sec > end_sec:
@@ -189,11 +193,11 @@ def time_faults(line: int, segment: segments.Segment, lenient: bool) -> Iterator
         yield Finding(line, f"t-end {end_sec} s exceeds the video's {duration_sec} s; clip it or correct the row", lenient)
 
 
-def _overlaps(rows: Iterable[segments.Row[segments.Segment]]) -> Iterator[Finding]:
+def _overlaps(rows: Iterable[groundtruth.Row[groundtruth.Segment]]) -> Iterator[Finding]:
     """Warnings of background that reaches into an action."""
     actions, gaps = collections.defaultdict(list), []
     for row in rows:
-        if row.value is not None and row.value.temporal_region == segments.ACTION:
+        if row.value is not None and row.value.temporal_region == groundtruth.ACTION:
             actions[row.value.filename].append((row.line, row.value))
         elif row.value is not None:
             gaps.append((row.line, row.value))
@@ -209,15 +213,15 @@ def _overlaps(rows: Iterable[segments.Row[segments.Segment]]) -> Iterator[Findin
                 break
 
 
-def _file_findings(folder: Path, filename: str, rows: Sequence[tuple[int, segments.Segment]]) -> Iterator[Finding]:
+def _file_findings(folder: Path, filename: str, rows: Sequence[tuple[int, groundtruth.Segment]]) -> Iterator[Finding]:
     path = folder / filename
     try:
         if PurePath(filename).is_absolute() or ".." in PurePath(filename).parts:
-            raise video.VideoError("it leads out of the folder; name it relative to --videos")
+            raise decoding.VideoError("it leads out of the folder; name it relative to --videos")
         if not path.is_file():
-            raise video.VideoError(f"no such file in {folder}; add it, or remove the row")
-        scan = video.scan(path)
-    except (video.VideoError, OSError) as error:
+            raise decoding.VideoError(f"no such file in {folder}; add it, or remove the row")
+        scan = decoding.scan(path)
+    except (decoding.VideoError, OSError) as error:
         for line, _ in rows:
             yield Finding(line, f"filename {filename!r} can't be read: {error}")
         return
@@ -250,12 +254,12 @@ _REMEASURE = "run `python -m data_builders.metadata`, then `groundtruth` again"
 def _decoded(path: Path, filename: str) -> tuple[int, str]:
     try:
         measurement = metadata.measure(path, filename)
-    except video.VideoError as error:
+    except decoding.VideoError as error:
         return 0, str(error)
     return measurement.metadata.num_frames, measurement.damage
 
 
-def _print_summary(rows: Sequence[segments.Row[segments.Segment]], labels: Sequence[str], head: str) -> None:
+def _print_summary(rows: Sequence[groundtruth.Row[groundtruth.Segment]], labels: Sequence[str], head: str) -> None:
     found = [row.value for row in rows if row.value is not None]
     counts = collections.Counter(segment.action_label or f"({segment.temporal_region})" for segment in found)
     seconds: dict[str, float] = collections.defaultdict(float)
@@ -286,7 +290,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="the ground truth is that of ActivityNet or THUMOS14, where some segments leave their video, are empty or stand "
         "twice: warn of these (training clamps and drops them) and fail for the rest alone",
     )
-    workers = cli.cores()
+    workers = cpu.cores()
     add("--workers", type=cli.positive_int, default=workers, help="videos scanned at once (default: %(default)s)")
     return parser.parse_args(arguments)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import tsp_jax
-from tsp_jax import checkpoints, video_writing
+from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
+from tsp_jax.video import writing
 
 
 def make_checkpoint(path: Path) -> Path:
@@ -30,7 +31,7 @@ def make_video(path: Path, fps: int = 30, seconds: int = 8) -> Path:
         late = number >= fps * seconds // 2
         wave = np.sin(3 * y + 0.6 * number) if late else np.sin(x + 0.05 * number)
         frames.append(np.repeat((127 + 90 * wave).astype(np.uint8)[..., None], 3, axis=2))
-    video_writing.write(path, iter(frames), fps)
+    writing.write(path, iter(frames), fps)
     return path
 
 

@@ -24,7 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import annotations, clip_stream, clips, features, laps, predictions, records, segments, video
+from tsp_jax import clips, features, groundtruth, predictions, records, video_list
+from tsp_jax.extraction import clip_stream
+from tsp_jax.system import timing
+from tsp_jax.video import decoding
 
 Parts = dict[str, bytes]
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
@@ -271,14 +274,14 @@ def use_video(folder: Path) -> object:
     from data_builders import metadata
 
     (path,) = folder.iterdir()
-    with contextlib.suppress(video.VideoError):
+    with contextlib.suppress(decoding.VideoError):
         metadata.measure(path, path.name)
-    item = annotations.Video("v", path)
-    *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav", laps.Laps())
+    item = video_list.Video("v", path)
+    *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav", timing.Laps())
     assert isinstance(last, clip_stream.Closed)
-    scan = video.scan(path)
-    video.rescan(scan)
-    reader, numbers = video.Reader(scan, np.ones(len(scan.timeline.pts), bool)), []
+    scan = decoding.scan(path)
+    decoding.rescan(scan)
+    reader, numbers = decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool)), []
     for number, picture in reader:
         assert picture.ndim == 3 and picture.shape[2] == 3
         numbers.append(number)
@@ -287,16 +290,16 @@ def use_video(folder: Path) -> object:
 
 
 GROUNDTRUTH = [
-    segments.Segment("v_a", 0.5, 2.25, "jump", 10.0, "v_a.mp4", 30.0, 300, segments.ACTION),
-    segments.Segment("v_a", 2.25, 10.0, "", 10.0, "v_a.mp4", 30.0, 300, segments.NO_ACTION),
-    segments.Segment("名前", 1.0, 3.0, 'say "so", run', 4.0, "b/名前.mp4", 29.97, 120, segments.ACTION),
+    groundtruth.Segment("v_a", 0.5, 2.25, "jump", 10.0, "v_a.mp4", 30.0, 300, groundtruth.ACTION),
+    groundtruth.Segment("v_a", 2.25, 10.0, "", 10.0, "v_a.mp4", 30.0, 300, groundtruth.NO_ACTION),
+    groundtruth.Segment("名前", 1.0, 3.0, 'say "so", run', 4.0, "b/名前.mp4", 29.97, 120, groundtruth.ACTION),
 ]
-METADATA = [segments.VideoMetadata("v_a.mp4", 10.0, 30.0, 300), segments.VideoMetadata("b/名前.mp4", 4.0, 29.97, 120)]
+METADATA = [groundtruth.VideoMetadata("v_a.mp4", 10.0, 30.0, 300), groundtruth.VideoMetadata("b/名前.mp4", 4.0, 29.97, 120)]
 
 
 def csv_seeds(folder: Path) -> list[Seed]:
-    segments.write_groundtruth(folder / "groundtruth.csv", GROUNDTRUTH)
-    segments.write_metadata(folder / "metadata.csv", METADATA)
+    groundtruth.write_groundtruth(folder / "groundtruth.csv", GROUNDTRUTH)
+    groundtruth.write_metadata(folder / "metadata.csv", METADATA)
     return [Seed({name: (folder / name).read_bytes()}, is_text=True) for name in ("groundtruth.csv", "metadata.csv")]
 
 
@@ -305,12 +308,12 @@ def use_csv(folder: Path) -> object:
 
     (path,) = folder.iterdir()
     if path.name == "metadata.csv":
-        for item in annotations.list_videos(folder, path):
+        for item in video_list.list_videos(folder, path):
             assert item.fault or (item.path.is_relative_to(folder) and ".." not in item.path.parts)
-        return segments.read_metadata(path)
-    for row in segments.read_groundtruth_rows(path):
+        return groundtruth.read_metadata(path)
+    for row in groundtruth.read_groundtruth_rows(path):
         assert (row.value is None) == bool(row.faults)
-    rows = segments.read_groundtruth(path)
+    rows = groundtruth.read_groundtruth(path)
     with contextlib.suppress(ValueError):
         matched, _ = groundtruth.match(groundtruth.read_csv(path, None), METADATA)
         groundtruth.ground_truth(matched, "union", 1.0)
@@ -321,7 +324,7 @@ def use_csv(folder: Path) -> object:
 
 
 def json_seeds(folder: Path) -> list[Seed]:
-    segments.write_label_mapping(folder / "labels.json", ["jump", "run", "名前"])
+    groundtruth.write_label_mapping(folder / "labels.json", ["jump", "run", "名前"])
     action = {"segment": [1.5, 4.0], "label": "run"}
     database = {"a": {"subset": "training", "annotations": [action]}, "b": {"subset": "validation", "annotations": []}}
     (folder / "activitynet.json").write_text(json.dumps({"version": "1.3", "database": database}))
@@ -341,7 +344,7 @@ def use_json(folder: Path) -> object:
 
     (path,) = folder.iterdir()
     if path.name == "labels.json":
-        return segments.read_label_mapping(path)
+        return groundtruth.read_label_mapping(path)
     if path.name == "activitynet.json":
         return groundtruth.read_activitynet(path, "training")
     if path.name == "predictions.json":
@@ -389,10 +392,10 @@ def records_seeds(folder: Path) -> list[Seed]:
 
     media.write(folder / "v_a.mp4", frames=120)
     rows = [
-        segments.Segment("v_a", 0.0, 2.0, "jump", 4.0, "v_a.mp4", 30.0, 120, segments.ACTION),
-        segments.Segment("v_a", 2.0, 4.0, "", 4.0, "v_a.mp4", 30.0, 120, segments.NO_ACTION),
+        groundtruth.Segment("v_a", 0.0, 2.0, "jump", 4.0, "v_a.mp4", 30.0, 120, groundtruth.ACTION),
+        groundtruth.Segment("v_a", 2.0, 4.0, "", 4.0, "v_a.mp4", 30.0, 120, groundtruth.NO_ACTION),
     ]
-    segments.write_groundtruth(folder / "train.csv", rows)
+    groundtruth.write_groundtruth(folder / "train.csv", rows)
     seeds = []
     for config in ("jpeg", "lossless"):
         flags = f"--dataset video_folder --videos {folder} --groundtruth {folder / 'train.csv'} --data_dir {folder / 'out'}"
@@ -477,7 +480,7 @@ def use_checkpoint(folder: Path) -> object:
 
 KINDS: dict[str, Kind] = {
     "pth": Kind(pth_seeds, use_pth, (ValueError,)),
-    "video": Kind(video_seeds, use_video, (video.VideoError,), tells_where=False),
+    "video": Kind(video_seeds, use_video, (decoding.VideoError,), tells_where=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsp_jax import annotations
+from tsp_jax import video_list
 
 HEADER = "filename,video-duration,fps,video-frames\n"
 
@@ -29,8 +29,8 @@ def table(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def listed(folder: Path, rows: str) -> list[annotations.Video]:
-    return annotations.list_videos(folder / "root", table(folder, HEADER + rows))
+def listed(folder: Path, rows: str) -> list[video_list.Video]:
+    return video_list.list_videos(folder / "root", table(folder, HEADER + rows))
 
 
 # ---------------------------------------------------------------------------------------------------------------- folders
@@ -42,7 +42,7 @@ def test_a_folder_is_searched_whole_and_sorted(tmp_path: Path):
     touch(tmp_path, *files, *others)
     (tmp_path / "folder.mp4").mkdir()
     touch(tmp_path / "folder.mp4", "inside.mp4")
-    videos = annotations.list_videos(str(tmp_path))
+    videos = video_list.list_videos(str(tmp_path))
     assert [item.path.relative_to(tmp_path).as_posix() for item in videos] == [
         ".hidden/d.ts",
         "A.mp4",
@@ -58,22 +58,22 @@ def test_a_folder_is_searched_whole_and_sorted(tmp_path: Path):
     assert all((item.fps, item.num_frames, item.fault) == (None, None, "") for item in videos)
 
 
-@pytest.mark.parametrize("extension", sorted(annotations.EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(video_list.EXTENSIONS))
 def test_each_extension_is_found_in_either_case(extension: str, tmp_path: Path):
     touch(tmp_path, f"lower.{extension}", f"upper.{extension.upper()}", f"other.{extension}x")
-    assert [item.name for item in annotations.list_videos(tmp_path)] == ["lower", "upper"]
+    assert [item.name for item in video_list.list_videos(tmp_path)] == ["lower", "upper"]
 
 
 def test_one_file_is_taken_whatever_its_extension(tmp_path: Path):
     touch(tmp_path, "a.video", "b.mp4")
-    assert annotations.list_videos(tmp_path / "a.video") == [annotations.Video("a", tmp_path / "a.video")]
+    assert video_list.list_videos(tmp_path / "a.video") == [video_list.Video("a", tmp_path / "a.video")]
 
 
 def test_a_name_ends_at_the_first_dot(tmp_path: Path):
     # The original's rule: `Video_test.1080p.mp4` gives `Video_test.pkl`.
-    assert annotations.video_name(Path("folder.x/a.b.c.mp4")) == "a"
+    assert video_list.video_name(Path("folder.x/a.b.c.mp4")) == "a"
     touch(tmp_path, "a.b.mp4")
-    assert [item.name for item in annotations.list_videos(tmp_path)] == ["a"]
+    assert [item.name for item in video_list.list_videos(tmp_path)] == ["a"]
 
 
 def test_links_to_files_count_and_links_to_folders_do_not(tmp_path: Path):
@@ -83,9 +83,9 @@ def test_links_to_files_count_and_links_to_folders_do_not(tmp_path: Path):
     (root / "broken.mp4").symlink_to(tmp_path / "nowhere.mp4")  # stays, for the run to tell that it is not there
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     (root / "loop").symlink_to(root)
-    assert [item.path for item in annotations.list_videos(root)] == [root / "a.mp4", root / "broken.mp4", root / "c.mp4"]
+    assert [item.path for item in video_list.list_videos(root)] == [root / "a.mp4", root / "broken.mp4", root / "c.mp4"]
     (tmp_path / "link").symlink_to(root)
-    assert len(annotations.list_videos(tmp_path / "link")) == 3
+    assert len(video_list.list_videos(tmp_path / "link")) == 3
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -99,14 +99,14 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "scandir", guarded)
     with pytest.raises(PermissionError, match="closed"):
-        annotations.list_videos(tmp_path)
+        video_list.list_videos(tmp_path)
 
 
 def test_no_videos_is_an_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no video in this folder; looked for 3gp, avi, .*wmv"):
-        annotations.list_videos(touch(tmp_path, "a.txt"))
+        video_list.list_videos(touch(tmp_path, "a.txt"))
     with pytest.raises(FileNotFoundError, match=r"--videos .*absent: no such file or folder"):
-        annotations.list_videos(tmp_path / "absent")
+        video_list.list_videos(tmp_path / "absent")
 
 
 # ------------------------------------------------------------------------------------------------------------------ names
@@ -114,7 +114,7 @@ def test_no_videos_is_an_error(tmp_path: Path):
 
 def test_two_files_of_one_name_both_get_a_fault_that_names_both(tmp_path: Path):
     touch(tmp_path, "a/same.mp4", "b/same.mkv", "c/same.part2.mp4", "other.mp4")
-    *shared, other = annotations.list_videos(tmp_path)
+    *shared, other = video_list.list_videos(tmp_path)
     assert (other.name, other.fault) == ("other", "")
     expected = ", ".join(str(tmp_path / file) for file in ["a/same.mp4", "b/same.mkv", "c/same.part2.mp4"])
     assert [item.fault for item in shared] == [f"3 videos share the name 'same': {expected}"] * 3
@@ -124,7 +124,7 @@ def test_many_files_of_one_name_are_told_in_short(tmp_path: Path):
     """Names such as 2026.11.21-cam1.mp4 end at the first dot; to show all of 3,000 in the fault of each takes a minute."""
     (tmp_path / "m.csv").write_text("filename,fps,video-frames\n" + "".join(f"2026.{i}.mp4,30,9\n" for i in range(3000)))
     began = time.monotonic()
-    videos = annotations.list_videos(tmp_path, tmp_path / "m.csv")
+    videos = video_list.list_videos(tmp_path, tmp_path / "m.csv")
     assert time.monotonic() - began < 5
     assert all(item.fault == videos[0].fault for item in videos) and len(videos) == 3000
     assert videos[0].fault.startswith("3000 videos share the name '2026': ") and videos[0].fault.count(".mp4") == 10
@@ -132,12 +132,12 @@ def test_many_files_of_one_name_are_told_in_short(tmp_path: Path):
 
 def test_names_that_differ_in_case_alone_are_two(tmp_path: Path):
     touch(tmp_path, "a.mp4", "A.mp4")
-    assert [item.fault for item in annotations.list_videos(tmp_path)] == ["", ""]
+    assert [item.fault for item in video_list.list_videos(tmp_path)] == ["", ""]
 
 
 def test_a_leading_dot_leaves_no_name(tmp_path: Path):
     touch(tmp_path, "._a.mp4", ".b.c.mkv", "a.mp4")
-    videos = annotations.list_videos(tmp_path)
+    videos = video_list.list_videos(tmp_path)
     assert [item.name for item in videos] == ["", "", "a"]
     assert ["begins with a dot" in item.fault for item in videos] == [True, True, False]
 
@@ -149,7 +149,7 @@ def test_a_name_that_is_no_text_is_a_fault(tmp_path: Path):
         touch(folder, os.fsdecode(b"caf\xe9.mp4"), "plain.mp4")
     except OSError:
         pytest.skip("this file system has no such names")
-    broken, plain = annotations.list_videos(tmp_path)
+    broken, plain = video_list.list_videos(tmp_path)
     assert "is not UTF-8" in broken.fault and broken.fault.isascii()
     assert (plain.name, plain.fault) == ("plain", "")  # its folder's name is nobody's key
 
@@ -161,10 +161,10 @@ def test_a_csv_lists_its_rows_in_order_with_their_numbers(tmp_path: Path):
     videos = listed(tmp_path, "z.mp4,33.7,30,1012\nsub/a.b.mp4,8,29.97,240\nempty.mp4,0,25.0,0\nwhole.mp4,1,1e1,10.0\n")
     root = tmp_path / "root"
     assert videos == [
-        annotations.Video("z", root / "z.mp4", 30.0, 1012),
-        annotations.Video("a", root / "sub/a.b.mp4", 29.97, 240),
-        annotations.Video("empty", root / "empty.mp4", 25.0, 0),
-        annotations.Video("whole", root / "whole.mp4", 10.0, 10),
+        video_list.Video("z", root / "z.mp4", 30.0, 1012),
+        video_list.Video("a", root / "sub/a.b.mp4", 29.97, 240),
+        video_list.Video("empty", root / "empty.mp4", 25.0, 0),
+        video_list.Video("whole", root / "whole.mp4", 10.0, 10),
     ]
     assert all(type(item.fps) is float and type(item.num_frames) is int for item in videos)
 
@@ -182,8 +182,8 @@ def test_a_csv_lists_its_rows_in_order_with_their_numbers(tmp_path: Path):
     ids=["byte order mark", "other columns and order", "quotes and CRLF", "empty lines", "no last newline", "a long field"],
 )
 def test_ways_to_write_the_same_csv(text: str, tmp_path: Path):
-    videos = annotations.list_videos(tmp_path / "root", table(tmp_path, text))
-    assert videos == [annotations.Video("a", tmp_path / "root" / "a.mp4", 30.0, 7)]
+    videos = video_list.list_videos(tmp_path / "root", table(tmp_path, text))
+    assert videos == [video_list.Video("a", tmp_path / "root" / "a.mp4", 30.0, 7)]
 
 
 def test_filenames_are_taken_as_they_are(tmp_path: Path):
@@ -246,8 +246,8 @@ def test_a_relative_root_is_a_root(root: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "here" / "root").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     Path("metadata.csv").write_text(HEADER + "a.mp4,1,30,7\n../b.mp4,1,30,7\n/c.mp4,1,30,7\n")
-    videos = annotations.list_videos(root, "metadata.csv")
-    assert videos[0] == annotations.Video("a", Path(root) / "a.mp4", 30.0, 7)
+    videos = video_list.list_videos(root, "metadata.csv")
+    assert videos[0] == video_list.Video("a", Path(root) / "a.mp4", 30.0, 7)
     assert all("leads out of" in item.fault for item in videos[1:])
 
 
@@ -289,31 +289,31 @@ def test_a_row_keeps_its_own_fault_beside_a_shared_name(tmp_path: Path):
 )
 def test_what_is_no_metadata_is_an_error(text: str | bytes, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=f"metadata.csv: {message}"):
-        annotations.list_videos(tmp_path / "root", table(tmp_path, text))
+        video_list.list_videos(tmp_path / "root", table(tmp_path, text))
 
 
 def test_a_csv_and_its_root_are_to_be_there(tmp_path: Path):
     path = table(tmp_path, HEADER + "a.mp4,1,30,7\n")
     for absent in [tmp_path / "absent.csv", tmp_path / "root"]:
         with pytest.raises(FileNotFoundError, match=r"--metadata_csv .*: no such file"):
-            annotations.list_videos(tmp_path / "root", absent)
+            video_list.list_videos(tmp_path / "root", absent)
     with pytest.raises(FileNotFoundError, match=r"--videos .*: no such file or folder"):
-        annotations.list_videos(tmp_path / "absent", path)
+        video_list.list_videos(tmp_path / "absent", path)
     with pytest.raises(ValueError, match=r"--videos .*: no folder"):
-        annotations.list_videos(path, path)
+        video_list.list_videos(path, path)
 
 
 # ----------------------------------------------------------------------------------------------------------------- shards
 
 
-def videos_of(count: int) -> list[annotations.Video]:
-    return [annotations.Video(str(index), Path(str(index))) for index in range(count)]
+def videos_of(count: int) -> list[video_list.Video]:
+    return [video_list.Video(str(index), Path(str(index))) for index in range(count)]
 
 
 def test_shards_are_the_originals_and_together_the_list():
     for count, num_shards in itertools.product([0, 1, 2, 7, 10, 64, 413], [1, 2, 3, 7, 10, 64, 100]):
         videos = videos_of(count)
-        shards = [annotations.shard(videos, num_shards, shard_id) for shard_id in range(num_shards)]
+        shards = [video_list.shard(videos, num_shards, shard_id) for shard_id in range(num_shards)]
         assert list(itertools.chain(*shards)) == videos
         # The original: np.linspace(0, len(df), args.num_shards + 1).astype(int), rows from one bound to the next.
         assert [len(shard) for shard in shards] == np.diff(np.linspace(0, count, num_shards + 1).astype(int)).tolist()
@@ -322,7 +322,7 @@ def test_shards_are_the_originals_and_together_the_list():
 
 def test_a_shard_by_hand():
     # linspace(0, 10, 4) is 0, 3.33, 6.67, 10.
-    assert [[item.name for item in annotations.shard(videos_of(10), 3, index)] for index in range(3)] == [
+    assert [[item.name for item in video_list.shard(videos_of(10), 3, index)] for index in range(3)] == [
         ["0", "1", "2"],
         ["3", "4", "5"],
         ["6", "7", "8", "9"],
@@ -332,4 +332,4 @@ def test_a_shard_by_hand():
 @pytest.mark.parametrize(("num_shards", "shard_id"), [(1, 1), (3, 3), (3, -1), (0, 0), (-1, 0)])
 def test_a_shard_that_is_none_is_refused(num_shards: int, shard_id: int):
     with pytest.raises(ValueError, match=f"--shard_id is from 0 to --num_shards - 1; got {shard_id} of {num_shards}"):
-        annotations.shard(videos_of(5), num_shards, shard_id)
+        video_list.shard(videos_of(5), num_shards, shard_id)

@@ -10,8 +10,8 @@ import pytest
 
 import media
 from benchmarks import alternate, choices, convolutions, ours
-from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
+from tsp_jax.system import trees
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +55,7 @@ def test_the_input_pipelines_benchmark_compares_and_tells_what_bounds_it(tmp_pat
 def test_convolutions_are_those_of_the_backbones():
     shapes = set()
     for backbone in ("r3d_18", "r2plus1d_34"):
-        params = checkpoints.flatten(functional.shapes(tsp.ModelConfig(backbone))["params"])
+        params = trees.flatten(functional.shapes(tsp.ModelConfig(backbone))["params"])
         shapes |= {
             leaf.shape for key, leaf in params.items() if len(leaf.shape) == 5 and "stem" not in key and "downsample" not in key
         }

@@ -24,7 +24,7 @@ from data_builders import build, span_builder
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
-from tsp_jax import input_pipeline, records, segments
+from tsp_jax import groundtruth, input_pipeline, records
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["jump", "run", "sit"]
@@ -34,9 +34,9 @@ FINAL = Path("video_folder") / "jpeg" / "1.0.0"
 WORK = Path("video_folder") / "jpeg" / "incomplete.1.0.0"
 
 
-def row(name: str, start: float, end: float, label: str) -> segments.Segment:
-    region = segments.ACTION if label else segments.NO_ACTION
-    return segments.Segment(Path(name).stem, start, end, label, SECONDS, name, 30.0, 30 * SECONDS, region)
+def row(name: str, start: float, end: float, label: str) -> groundtruth.Segment:
+    region = groundtruth.ACTION if label else groundtruth.NO_ACTION
+    return groundtruth.Segment(Path(name).stem, start, end, label, SECONDS, name, 30.0, 30 * SECONDS, region)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             media.write(path, frames=30 * SECONDS, seed=number)
             rows += [row(name, 0, 2, LABELS[number % 3]), row(name, 2, 2.5, ""), row(name, 2.5, SECONDS, "")]
-        segments.write_groundtruth(folder / f"{split}.csv", rows)
-    segments.write_label_mapping(folder / "action_label_mapping.json", LABELS)
+        groundtruth.write_groundtruth(folder / f"{split}.csv", rows)
+    groundtruth.write_label_mapping(folder / "action_label_mapping.json", LABELS)
     return folder
 
 
@@ -663,10 +663,10 @@ def test_another_ground_truth_labels_or_shards_are_refused_with_the_difference(
         (tmp_path / WORK).mkdir(parents=True)
         shutil.copy(built / "build.json", tmp_path / WORK)
     other = Path(shutil.copytree(data, tmp_path / "other"))
-    rows = segments.read_groundtruth(data / "train.csv")
-    segments.write_groundtruth(other / "train.csv", [dataclasses.replace(rows[0], end_sec=1.9), *rows[1:]])
+    rows = groundtruth.read_groundtruth(data / "train.csv")
+    groundtruth.write_groundtruth(other / "train.csv", [dataclasses.replace(rows[0], end_sec=1.9), *rows[1:]])
     mapping = tmp_path / "labels.json"
-    segments.write_label_mapping(mapping, [*LABELS[:2], "lie", "sit"])
+    groundtruth.write_label_mapping(mapping, [*LABELS[:2], "lie", "sit"])
     for arguments, difference in [
         (flags(other, tmp_path), "segments_sha256: "),
         (
@@ -704,8 +704,8 @@ def test_wrong_use_is_told_with_status_2(data: Path, tmp_path: Path, capsys: pyt
     for name in ("latest.csv", "ground.csv", "trainvalid.csv"):
         shutil.copy(train, tmp_path / name)
     (tmp_path / "short.csv").write_text("video-name\n")
-    segments.write_groundtruth(tmp_path / "test_tiny.csv", [row("a.mp4", 0, 1, "jump")])
-    segments.write_label_mapping(tmp_path / "labels.json", ["jump"])
+    groundtruth.write_groundtruth(tmp_path / "test_tiny.csv", [row("a.mp4", 0, 1, "jump")])
+    groundtruth.write_label_mapping(tmp_path / "labels.json", ["jump"])
     cases = [
         (replaced(right, "--videos", str(tmp_path / "none")), "none: no such folder"),
         (replaced(right, "--groundtruth", train, train), "are both split train; write NAME=CSV"),

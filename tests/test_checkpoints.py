@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from tsp_jax import checkpoints, run_state
+from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
+from tsp_jax.training import run_checkpoints
 
 # After a read that failed, Orbax leaves others under way, which raise where nobody waits for them.
 LEAVES_READS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -59,7 +60,7 @@ def test_page_of_something_else_is_refused_by_name(page: str, saved: Path) -> No
 @LEAVES_READS
 def test_damage_anywhere_in_a_runs_state_is_refused_or_does_no_harm(tmp_path: Path) -> None:
     state = {"a": jax.random.normal(jax.random.key(0), (5000,)), "step": jax.numpy.int32(3)}
-    with contextlib.closing(run_state.Keeper(tmp_path / "last")) as keeper:
+    with contextlib.closing(run_checkpoints.Keeper(tmp_path / "last")) as keeper:
         keeper.save(3, state, {"step": 3})
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
@@ -69,7 +70,7 @@ def test_damage_anywhere_in_a_runs_state_is_refused_or_does_no_harm(tmp_path: Pa
             before = damage(path, 0.5)
             if harm == "cut":
                 path.write_bytes(before[: len(before) // 2])
-            with contextlib.closing(run_state.Keeper(tmp_path / "last", read_only=True)) as keeper:
+            with contextlib.closing(run_checkpoints.Keeper(tmp_path / "last", read_only=True)) as keeper:
                 try:
                     found, page = keeper.restore(like)
                 except ValueError as error:

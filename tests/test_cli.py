@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tsp_jax import cli
+from tsp_jax.system import cli, cpu
 
 
 @pytest.mark.parametrize(("read", "least"), [(cli.positive_int, 1), (cli.non_negative_int, 0)])
@@ -34,10 +34,10 @@ def test_cores_are_those_that_the_process_is_bound_to():
     whole = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(whole)})
     try:
-        assert cli.cores() == 1
+        assert cpu.cores() == 1
     finally:
         os.sched_setaffinity(0, whole)
-    assert 1 <= cli.cores() <= len(whole)
+    assert 1 <= cpu.cores() <= len(whole)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_a_containers_share_of_time_bounds_the_cores(tmp_path: Path, files: dict
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
-    assert cli._cores_by_time(tmp_path) == cores
+    assert cpu._cores_by_time(tmp_path) == cores

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import Array
 
-from tsp_jax import compiled
+from tsp_jax.system import compilation
 
 ROOT = Path(__file__).parents[1]
 COMPILE = """
 import jax
-from tsp_jax import compiled
+from tsp_jax.system import compilation
 compiled.keep_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x + 1)(1.0)
@@ -64,7 +64,7 @@ def test_a_cpus_program_makes_what_it_needs_when_it_needs_it():
 
     x, kernels = jnp.ones((8, 256)), [jnp.full((256, 256), 0.01 * i) for i in range(16)]
     held = []
-    for options in ({}, compiled.options()):
+    for options in ({}, compilation.options()):
         program = jax.jit(encode, compiler_options=options).lower(x, kernels).compile()
         held.append(program.memory_analysis().temp_size_in_bytes)
     assert held[0] > 16 * kernels[0].nbytes > 4 * held[1]

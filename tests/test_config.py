@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import ml_collections
 import pytest
 
-from tsp_jax import config, optim, train_step
+from tsp_jax import config
 from tsp_jax.models import functional
+from tsp_jax.training import optim, train_step
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

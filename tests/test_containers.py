@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import media
-from tsp_jax import containers
+from tsp_jax.video import containers
 
 CUTTABLE = ["plain.mp4", "fragmented.mp4", "matroska.mkv", "mpeg4.avi", "av1.mp4"]
 

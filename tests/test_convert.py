@@ -24,6 +24,7 @@ import pytest
 from convert import orbax_to_torch, released, torch_names, torch_to_orbax
 from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
+from tsp_jax.system import trees
 
 torch = pytest.importorskip("torch")
 torch_reference = pytest.importorskip("torch_reference")
@@ -168,7 +169,7 @@ def test_round_trip_in_memory_is_bit_for_bit(backbone: str) -> None:
     back = torch_names.to_state_dict(config, variables)
     assert_same_tensors({key: torch.from_numpy(array) for key, array in back.items()}, state)
     # And against the test suite's own conversion, since a wrong layout comes back right too.
-    leaves, independent = checkpoints.flatten(variables), checkpoints.flatten({"": torch_reference.nest(state)})
+    leaves, independent = trees.flatten(variables), trees.flatten({"": torch_reference.nest(state)})
     assert leaves.keys() == independent.keys()
     for key, leaf in independent.items():
         assert leaves[key].dtype == leaf.dtype

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax import checkpoints, features, segments
+from tsp_jax import checkpoints, features, groundtruth
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,7 @@ IN = [
 ]
 OUT = ["folder", "text/x", "pipe", "/dev/null/x", "a" * 300, "", "a\0b"]
 
+ENTRIES = {"tsp_jax.report": "tsp_jax.report.__main__"}  # the module that holds a command's `main`, if it is another
 # A line is run once for each name in place of IN or OUT.
 COMMANDS: dict[str, list[str]] = {
     "tsp_jax.extract": [
@@ -122,10 +123,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.save(folder / "model", checkpoints.make(config, functional.init(config, 0), checkpoints.Origin("seed 0")))
     with features.Writer(folder / "good.h5", {"stride": 16}) as writer:
         writer.commit("a", np.ones((2, 128), np.float32), {"fps": 30.0, "frames": 20, "damage": ""})
-    segments.write_metadata(folder / "m0.csv", [segments.VideoMetadata("a.mp4", 20 / 30, 30.0, 20)])
-    row = segments.Segment("a", 0.0, 0.6, "x", 20 / 30, "a.mp4", 30.0, 20, segments.ACTION)
-    segments.write_groundtruth(folder / "g0.csv", [row])
-    segments.write_label_mapping(folder / "l0.json", ["x"])
+    groundtruth.write_metadata(folder / "m0.csv", [groundtruth.VideoMetadata("a.mp4", 20 / 30, 30.0, 20)])
+    row = groundtruth.Segment("a", 0.0, 0.6, "x", 20 / 30, "a.mp4", 30.0, 20, groundtruth.ACTION)
+    groundtruth.write_groundtruth(folder / "g0.csv", [row])
+    groundtruth.write_label_mapping(folder / "l0.json", ["x"])
     return folder
 
 
@@ -144,7 +145,7 @@ def test_nonsense_in_place_of_files_is_told_without_a_traceback(
     module: str, good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(good)
-    main = importlib.import_module(module).main
+    main = importlib.import_module(ENTRIES.get(module, module)).main
     for line in COMMANDS[module]:
         place, names = ("IN", IN) if "IN" in line.split() or "=IN" in line else ("OUT", OUT)
         for name in names:

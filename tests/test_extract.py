@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, extract, features, transforms
+from tsp_jax import checkpoints, clips, extract, features, transforms, video_list
+from tsp_jax.extraction import batches, clip_stream
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -399,9 +400,9 @@ def test_extraction_runs_where_torch_is_not_installed(six_videos: Path, checkpoi
 
 def test_stride_1_decodes_and_sends_each_frame_once(tmp_path: Path, checkpoint: Path):
     path = media.write(tmp_path / "v.mp4", frames=90)
-    model = encoder.Encoder(checkpoints.load(checkpoint), clip_len=4, stride=1, batch_size=8)
+    model = batches.Encoder(checkpoints.load(checkpoint), clip_len=4, stride=1, batch_size=8)
     geometry = clips.ClipGeometry(clip_len=4, stride=1)
-    with clip_stream.ClipStream([annotations.Video("v", path)], geometry, "pyav", workers=1) as stream:
+    with clip_stream.ClipStream([video_list.Video("v", path)], geometry, "pyav", workers=1) as stream:
         messages = list(stream)
     taken = [message for message in messages if isinstance(message, clip_stream.Clip)]
     distinct = {frame.number for clip in taken for frame in clip.frames}
@@ -418,8 +419,8 @@ def test_stride_1_decodes_and_sends_each_frame_once(tmp_path: Path, checkpoint: 
 def test_a_clips_features_do_not_depend_on_its_company(six_videos: Path, checkpoint: Path, tmp_path: Path):
     outputs = []
     for order in [1, -1]:
-        model = encoder.Encoder(checkpoints.load(checkpoint), clip_len=2, stride=8, batch_size=4)
-        videos = annotations.list_videos(six_videos)[::order]
+        model = batches.Encoder(checkpoints.load(checkpoint), clip_len=2, stride=8, batch_size=4)
+        videos = video_list.list_videos(six_videos)[::order]
         found = {}
         with clip_stream.ClipStream(videos, clips.ClipGeometry(2, stride=8), "pyav", workers=2) as stream:
             for message in stream:
@@ -437,7 +438,7 @@ def test_a_batchs_memory_is_not_written_while_a_device_reads_it(checkpoint: Path
     draw, held, results = np.random.default_rng(0), checkpoints.load(checkpoint), {}
     taps = transforms.centre_taps(64, 96)
     pictures = draw.integers(0, 256, (24, 2, *transforms.TAPPED, 3), np.uint8)
-    model = encoder.Encoder(held, clip_len=2, stride=8, batch_size=2)
+    model = batches.Encoder(held, clip_len=2, stride=8, batch_size=2)
     for i, pair in enumerate(pictures):
         results |= dict(model.add(i, i, [transforms.TappedFrame(j, pixels, taps) for j, pixels in enumerate(pair)]))
     results |= dict(model.flush())
@@ -475,7 +476,9 @@ def test_a_program_compiled_before_is_not_compiled_again(checkpoint: Path, tmp_p
     code = """if True:
         import sys, time
         import numpy as np
-        from tsp_jax import checkpoints, compiled, encoder, transforms
+        from tsp_jax import checkpoints, transforms
+        from tsp_jax.extraction import batches
+        from tsp_jax.system import compilation
         compiled.keep_programs()
         held = checkpoints.load(sys.argv[1])
         began = time.perf_counter()
@@ -514,7 +517,8 @@ def test_a_cpus_cores_share_the_weights_and_are_dealt_clips_in_turn(checkpoint: 
 import sys
 import jax
 import numpy as np
-from tsp_jax import checkpoints, encoder, transforms
+from tsp_jax import checkpoints, transforms
+from tsp_jax.extraction import batches
 held, taps = checkpoints.load(sys.argv[1]), transforms.centre_taps(64, 96)
 model = encoder.Encoder(held, clip_len=2, stride=2, batch_size=12)
 pixels = np.random.default_rng(0).integers(0, 256, (40, *transforms.TAPPED, 3), np.uint8)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tsp_jax import files
+from tsp_jax.system import files
 
 
 def test_the_old_file_stays_until_the_block_ends(tmp_path: Path):

@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from data_builders import groundtruth
-from tsp_jax import segments
+from data_builders import groundtruth as groundtruth_command
+from tsp_jax import groundtruth
 
 # A video's name, and start, end and label of an action in it.
 Annotation = tuple[str, float, float, str]
@@ -19,7 +19,7 @@ Annotation = tuple[str, float, float, str]
 
 def run(annotation_format: str, annotations: Path, metadata: Path, output: Path, *flags: str) -> int:
     files = ["--annotations", str(annotations), "--metadata", str(metadata), "--output", str(output)]
-    return groundtruth.main(["--format", annotation_format, *files, *flags])
+    return groundtruth_command.main(["--format", annotation_format, *files, *flags])
 
 
 def write_per_class(folder: Path, actions: list[Annotation], ending: str) -> Path:
@@ -50,13 +50,14 @@ def write_json(path: Path, actions: list[Annotation], subset: str = "validation"
 
 
 def write_metadata(path: Path, durations_sec: dict[str, float]) -> Path:
-    segments.write_metadata(
-        path, [segments.VideoMetadata(name, duration, 30.0, round(30 * duration)) for name, duration in durations_sec.items()]
+    groundtruth.write_metadata(
+        path,
+        [groundtruth.VideoMetadata(name, duration, 30.0, round(30 * duration)) for name, duration in durations_sec.items()],
     )
     return path
 
 
-def rounded(rows: list[segments.Segment]) -> list[tuple[object, ...]]:
+def rounded(rows: list[groundtruth.Segment]) -> list[tuple[object, ...]]:
     """Rows to a thousandth of a second."""
     return [
         (
@@ -76,16 +77,16 @@ def split(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def released(split: str, shared: Path) -> list[segments.Segment]:
-    return segments.read_groundtruth(shared / "annotations" / f"thumos14_{split}_tsp_groundtruth.csv")
+def released(split: str, shared: Path) -> list[groundtruth.Segment]:
+    return groundtruth.read_groundtruth(shared / "annotations" / f"thumos14_{split}_tsp_groundtruth.csv")
 
 
 @pytest.fixture
-def actions(released: list[segments.Segment]) -> list[Annotation]:
+def actions(released: list[groundtruth.Segment]) -> list[Annotation]:
     return [(row.video_name, row.start_sec, row.end_sec, row.action_label) for row in released if row.action_label]
 
 
-def differing(rows: list[segments.Segment], released: list[segments.Segment]) -> int:
+def differing(rows: list[groundtruth.Segment], released: list[groundtruth.Segment]) -> int:
     here, there = rounded(rows), rounded(released)
     assert len(here) == len(there)
     assert len(set(here)) == len(here)
@@ -93,7 +94,7 @@ def differing(rows: list[segments.Segment], released: list[segments.Segment]) ->
 
 
 def test_released_file_comes_back_from_per_class_files(
-    split: str, released: list[segments.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
+    split: str, released: list[groundtruth.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
 ):
     """All rows but one of valid, where two actions have one start; within a video the order is that of the classes."""
     ending = {"valid": "val", "test": "test"}[split]
@@ -101,7 +102,7 @@ def test_released_file_comes_back_from_per_class_files(
     (folder / f"Ambiguous_{ending}.txt").write_text(f"{actions[0][0]}  0.0 1.0\n")
     output = tmp_path / "out.csv"
     assert run("thumos14", folder, shared / f"annotations/thumos14_{split}_metadata.csv", output, "--subset", split) == 0
-    rows = segments.read_groundtruth(output)
+    rows = groundtruth.read_groundtruth(output)
     assert differing(rows, released) <= {"valid": 1, "test": 0}[split]
     assert [(row.video_name, row.temporal_region) for row in rows] == [
         (row.video_name, row.temporal_region) for row in released
@@ -109,12 +110,12 @@ def test_released_file_comes_back_from_per_class_files(
 
 
 def test_released_file_comes_back_from_csv_in_its_order(
-    split: str, released: list[segments.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
+    split: str, released: list[groundtruth.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
 ):
     annotations, output = write_csv(tmp_path / "actions.csv", actions), tmp_path / "out.csv"
     metadata = shared / f"annotations/thumos14_{split}_metadata.csv"
     assert run("csv", annotations, metadata, output, "--background", "reference") == 0
-    rows = segments.read_groundtruth(output)
+    rows = groundtruth.read_groundtruth(output)
     assert differing(rows, released) <= {"valid": 1, "test": 0}[split]
     assert sum(a != b for a, b in zip(rounded(rows), rounded(released), strict=True)) <= 1
 
@@ -140,9 +141,9 @@ def test_activitynet_validation_has_the_released_counts(shared: Path, tmp_path: 
     labels = shared / "annotations/activitynet_v1-3_action_label_mapping.json"
     output = tmp_path / "out.csv"
     assert run("activitynet", annotations, metadata, output, "--subset", "valid", "--labels", str(labels)) == 0
-    rows = segments.read_groundtruth(output)
+    rows = groundtruth.read_groundtruth(output)
     regions = collections.Counter(row.temporal_region for row in rows)
-    assert regions == {segments.ACTION: 7654, segments.NO_ACTION: 7747}
+    assert regions == {groundtruth.ACTION: 7654, groundtruth.NO_ACTION: 7747}
     assert len({row.filename for row in rows}) == 4926
     assert all(row.filename == f"{row.video_name}.mp4" for row in rows)
     assert min(row.end_sec - row.start_sec for row in rows if not row.action_label) >= 80 / 15 - 1e-6
@@ -164,7 +165,7 @@ def is_action(actions: list[tuple[float, float]], moment_sec: float) -> bool:
 @hypothesis.given(some_actions)
 def test_union_covers_each_video_exactly_once(actions: list[tuple[float, float]]):
     """Every moment of the video is in an action or in exactly one background segment, never in both."""
-    gaps = groundtruth.background(actions, DURATION_SEC, "union", 0)
+    gaps = groundtruth_command.background(actions, DURATION_SEC, "union", 0)
     assert all(0 <= start < end <= DURATION_SEC for start, end in gaps)
     moments = [0.05 + tenth / 10 for tenth in range(200)]  # between the grid's points
     counts = [sum(start <= moment < end for start, end in gaps) for moment in moments]
@@ -174,8 +175,8 @@ def test_union_covers_each_video_exactly_once(actions: list[tuple[float, float]]
 @hypothesis.settings(deadline=None, max_examples=200)
 @hypothesis.given(some_actions, st.sampled_from([0.0, 0.5, 16 / 15, 5.0]))
 def test_union_keeps_what_lasts_long_enough(actions: list[tuple[float, float]], min_background_sec: float):
-    every = groundtruth.background(actions, DURATION_SEC, "union", 0)
-    kept = groundtruth.background(actions, DURATION_SEC, "union", min_background_sec)
+    every = groundtruth_command.background(actions, DURATION_SEC, "union", 0)
+    kept = groundtruth_command.background(actions, DURATION_SEC, "union", min_background_sec)
     assert kept == [(start, end) for start, end in every if end - start >= min_background_sec - 1e-6]
 
 
@@ -190,22 +191,22 @@ def test_reference_is_a_walk_from_one_action_to_the_next(actions: list[tuple[flo
         end_before = end
     expected.append((end_before, DURATION_SEC))
     expected = [gap for gap in expected if gap[1] - gap[0] >= max(min_background_sec - 1e-6, 1e-9)]
-    assert groundtruth.background(actions, DURATION_SEC, "reference", min_background_sec) == expected
+    assert groundtruth_command.background(actions, DURATION_SEC, "reference", min_background_sec) == expected
 
 
 def test_rules_differ_where_an_action_lies_within_another():
     """The original calls 5 to 9 s background though the first action goes on."""
     actions = [(2.0, 9.0), (3.0, 5.0)]
-    assert groundtruth.background(actions, 12.0, "reference", 0) == [(0.0, 2.0), (5.0, 12.0)]
-    assert groundtruth.background(actions, 12.0, "union", 0) == [(0.0, 2.0), (9.0, 12.0)]
+    assert groundtruth_command.background(actions, 12.0, "reference", 0) == [(0.0, 2.0), (5.0, 12.0)]
+    assert groundtruth_command.background(actions, 12.0, "union", 0) == [(0.0, 2.0), (9.0, 12.0)]
 
 
 def test_background_as_long_as_the_minimum_is_kept_despite_rounding():
     """16 frames after an action that ends at 30.1 s."""
     duration_sec = 30.1 + 16 / 15
     assert duration_sec - 30.1 < 16 / 15
-    assert groundtruth.background([(0.0, 30.1)], duration_sec, "reference", 16 / 15) == [(30.1, duration_sec)]
-    assert groundtruth.background([(0.0, 30.1)], 30.1 + 15 / 15, "reference", 16 / 15) == []
+    assert groundtruth_command.background([(0.0, 30.1)], duration_sec, "reference", 16 / 15) == [(30.1, duration_sec)]
+    assert groundtruth_command.background([(0.0, 30.1)], 30.1 + 15 / 15, "reference", 16 / 15) == []
 
 
 @pytest.mark.parametrize(
@@ -227,8 +228,8 @@ def test_defaults_are_each_formats_own(annotation_format: str, rule: str, shorte
 
     def gaps(*more: str) -> list[tuple[float, float]]:
         assert run(annotation_format, source, metadata, output, *flags, *more) == 0
-        rows = segments.read_groundtruth(output)
-        return [(row.start_sec, row.end_sec) for row in rows if row.temporal_region == segments.NO_ACTION]
+        rows = groundtruth.read_groundtruth(output)
+        return [(row.start_sec, row.end_sec) for row in rows if row.temporal_region == groundtruth.NO_ACTION]
 
     nested = [(20.1, 40.0 + short)]
     assert gaps() == [(0.0, long), *(nested if rule == "reference" else [])]
@@ -244,7 +245,7 @@ def test_activitynet_identifier_finds_its_file(filename: str, tmp_path: Path):
     source = write_json(tmp_path / "a.json", [("abc", 1.0, 2.0, "Jump")], subset="training")
     metadata = write_metadata(tmp_path / "m.csv", {"other.mp4": 5.0, filename: 3.0})
     assert run("activitynet", source, metadata, tmp_path / "out.csv", "--subset", "train") == 0
-    row = segments.read_groundtruth(tmp_path / "out.csv")[0]
+    row = groundtruth.read_groundtruth(tmp_path / "out.csv")[0]
     assert (row.filename, row.video_name) == (filename, filename.split("/")[-1].split(".")[0])
     assert (row.start_sec, row.end_sec, row.video_duration_sec, row.num_frames) == (1.0, 2.0, 3.0, 90)
 
@@ -256,7 +257,7 @@ def test_csv_may_name_files_or_videos_and_a_subset(tmp_path: Path):
     )
     metadata = write_metadata(tmp_path / "m.csv", {"a.mp4": 1.5, "sub/b.mp4": 4.0})
     assert run("csv", tmp_path / "a.csv", metadata, tmp_path / "out.csv", "--subset", "train") == 0
-    rows = segments.read_groundtruth(tmp_path / "out.csv")
+    rows = groundtruth.read_groundtruth(tmp_path / "out.csv")
     assert [(row.filename, row.start_sec, row.end_sec, row.action_label) for row in rows] == [
         ("sub/b.mp4", 1.0, 2.0, "Run"),
         ("a.mp4", 0.5, 1.5, "Jump"),
@@ -279,7 +280,7 @@ def test_video_listed_without_actions_is_background_under_union_alone(tmp_path: 
     for rule in ("reference", "union"):
         flags = ["--subset", "valid", "--background", rule]
         assert run("activitynet", source, metadata, tmp_path / "out.csv", *flags) == 0
-        found[rule] = [(row.video_name, row.end_sec) for row in segments.read_groundtruth(tmp_path / "out.csv")]
+        found[rule] = [(row.video_name, row.end_sec) for row in groundtruth.read_groundtruth(tmp_path / "out.csv")]
     assert found == {"reference": [("a", 3.0)], "union": [("a", 3.0), ("b", 9.0)]}
 
 
@@ -287,7 +288,7 @@ def test_missing_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytest.C
     source = write_csv(tmp_path / "a.csv", [("a", 0.0, 1.0, "Jump"), ("gone", 0.0, 1.0, "Jump")])
     metadata = write_metadata(tmp_path / "m.csv", {"a.mp4": 3.0, "unlabelled.mp4": 3.0})
     assert run("csv", source, metadata, tmp_path / "out.csv") == 1
-    assert [row.video_name for row in segments.read_groundtruth(tmp_path / "out.csv")] == ["a", "a"]
+    assert [row.video_name for row in groundtruth.read_groundtruth(tmp_path / "out.csv")] == ["a", "a"]
     printed = capsys.readouterr()
     assert "missing: gone\n" in printed.err
     assert "error: 1 of 2 annotated videos are not in" in printed.err
@@ -354,7 +355,7 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert "b.mp4: annotated as b and as b.mp4" in message("csv", twice)
     other = write_csv(tmp_path / "c.csv", [("c", 0.0, 1.0, "Jump")])
     assert "none of the 1 annotated videos is in it, such as c" in message("csv", other)
-    segments.write_label_mapping(tmp_path / "l.json", ["Jump"])
+    groundtruth.write_label_mapping(tmp_path / "l.json", ["Jump"])
     unknown = write_csv(tmp_path / "c.csv", [("b", 0.0, 1.0, "Jump"), ("b", 0.0, 1.0, "Run")])
     assert "no label 'Run' (b)" in message("csv", unknown, "--labels", str(tmp_path / "l.json"))
 
@@ -370,5 +371,5 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_wrong_use_is_status_2(flags: list[str]):
     with pytest.raises(SystemExit) as caught:
-        groundtruth.main([*flags, "--annotations", "a", "--metadata", "m", "--output", "o"])
+        groundtruth_command.main([*flags, "--annotations", "a", "--metadata", "m", "--output", "o"])
     assert caught.value.code == 2

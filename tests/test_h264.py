@@ -7,7 +7,7 @@ import av
 import pytest
 
 import media
-from tsp_jax import h264
+from tsp_jax.video import h264
 
 
 def packets(path: Path) -> tuple[bytes, list[bytes]]:

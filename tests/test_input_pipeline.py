@@ -16,7 +16,7 @@ import scipy.stats
 
 import media
 from data_builders import build
-from tsp_jax import clips, features, input_pipeline, records, segments
+from tsp_jax import clips, features, groundtruth, input_pipeline, records
 
 ROOT = Path(__file__).parents[1]
 FRAMES = {"one": 300, "two": 240, "three": 330}  # of each video, at 30 fps
@@ -40,10 +40,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for seed, (name, frames) in enumerate(FRAMES.items()):
         media.write(folder / "videos" / f"{name}.mp4", frames=frames, size=(160, 128), seed=seed)
-    segments.write_groundtruth(
+    groundtruth.write_groundtruth(
         folder / "train.csv",
         [
-            segments.Segment(
+            groundtruth.Segment(
                 name,
                 start,
                 end,
@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"{name}.mp4",
                 30.0,
                 FRAMES[name],
-                segments.ACTION if label else segments.NO_ACTION,
+                groundtruth.ACTION if label else groundtruth.NO_ACTION,
             )
             for name, start, end, label in PARTS
         ],

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tsp_jax import interruption
+from tsp_jax.training import interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

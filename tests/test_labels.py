@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_builders import labels
-from tsp_jax import segments
+from tsp_jax import groundtruth
 
 
 def run(output: Path, *flags: str) -> int:
@@ -15,16 +15,18 @@ def run(output: Path, *flags: str) -> int:
 
 def write_groundtruth(path: Path, names: list[str]) -> str:
     rows = [
-        segments.Segment("a", 0.0, 1.0, name, 2.0, "a.mp4", 30.0, 60, segments.ACTION if name else segments.NO_ACTION)
+        groundtruth.Segment("a", 0.0, 1.0, name, 2.0, "a.mp4", 30.0, 60, groundtruth.ACTION if name else groundtruth.NO_ACTION)
         for name in names
     ]
-    segments.write_groundtruth(path, rows)
+    groundtruth.write_groundtruth(path, rows)
     return str(path)
 
 
 def test_thumos14_mappings_are_the_released_ones_byte_for_byte(shared: Path, tmp_path: Path):
     released = shared / "annotations"
-    for name in {row.action_label for row in segments.read_groundtruth(released / "thumos14_test_tsp_groundtruth.csv")} - {""}:
+    for name in {row.action_label for row in groundtruth.read_groundtruth(released / "thumos14_test_tsp_groundtruth.csv")} - {
+        ""
+    }:
         (tmp_path / f"{name}_test.txt").write_text("video_test_0000001  0.0 1.0\n")
     (tmp_path / "Ambiguous_test.txt").write_text("video_test_0000001  0.0 1.0\n")
     assert run(tmp_path / "labels", "--dataset", "thumos14", "--annotations", str(tmp_path)) == 0
@@ -36,8 +38,8 @@ def test_activitynet_mapping_is_the_released_one(shared: Path, tmp_path: Path):
     annotations = tmp_path / "a.json"
     annotations.write_bytes(gzip.decompress((shared / "annotations/anet13_val_gt.json.gz").read_bytes()))
     assert run(tmp_path, "--dataset", "activitynet", "--annotations", str(annotations)) == 0
-    released = segments.read_label_mapping(shared / "annotations/activitynet_v1-3_action_label_mapping.json")
-    assert segments.read_label_mapping(tmp_path / labels.ACTION_FILE) == released
+    released = groundtruth.read_label_mapping(shared / "annotations/activitynet_v1-3_action_label_mapping.json")
+    assert groundtruth.read_label_mapping(tmp_path / labels.ACTION_FILE) == released
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -52,8 +54,8 @@ def test_own_labels_are_those_of_all_files_in_order(tmp_path: Path, capsys: pyte
     train = write_groundtruth(tmp_path / "train.csv", ["jump", "Jump", "", "jump"])
     valid = write_groundtruth(tmp_path / "valid.csv", ["Run", "", "Éclair"])
     assert run(tmp_path, "--groundtruth", train, valid) == 0
-    assert segments.read_label_mapping(tmp_path / labels.ACTION_FILE) == ["Jump", "Run", "jump", "Éclair"]
-    assert segments.read_label_mapping(tmp_path / labels.TEMPORAL_REGION_FILE) == ["Action", "No action"]
+    assert groundtruth.read_label_mapping(tmp_path / labels.ACTION_FILE) == ["Jump", "Run", "jump", "Éclair"]
+    assert groundtruth.read_label_mapping(tmp_path / labels.TEMPORAL_REGION_FILE) == ["Action", "No action"]
     assert "4 labels, Jump to Éclair" in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsp_jax import features, linear_probe, segments
+from tsp_jax import features, groundtruth, linear_probe
 
 FRAMES, FPS = 900, 30.0  # 30 s
 CLIP_SEC = 16 / 15
@@ -14,10 +14,10 @@ RUN = {"stride": 8, "clip_len": 16, "frame_rate": 15.0}
 BOUNDS = (0.0, 6.0, 13.0, 19.0, 30.0)  # background, action, background, action
 
 
-def truth(videos: Sequence[str]) -> list[segments.Segment]:
-    regions = ((segments.NO_ACTION, ""), (segments.ACTION, "wave")) * 2
+def truth(videos: Sequence[str]) -> list[groundtruth.Segment]:
+    regions = ((groundtruth.NO_ACTION, ""), (groundtruth.ACTION, "wave")) * 2
     return [
-        segments.Segment(name, start, end, label, 30.0, f"{name}.mp4", FPS, FRAMES, region)
+        groundtruth.Segment(name, start, end, label, 30.0, f"{name}.mp4", FPS, FRAMES, region)
         for name in videos
         for start, end, (region, label) in zip(BOUNDS[:-1], BOUNDS[1:], regions, strict=True)
     ]
@@ -26,7 +26,7 @@ def truth(videos: Sequence[str]) -> list[segments.Segment]:
 def write(folder: Path, kind: str, videos: Sequence[str], telling: float, missing: range = range(0)) -> tuple[str, str]:
     """A feature file whose fourth number is larger in actions by `telling` deviations of its noise, and its ground truth."""
     path, table = folder / f"{kind}.h5", folder / f"{kind}.csv"
-    segments.write_groundtruth(table, truth(videos))
+    groundtruth.write_groundtruth(table, truth(videos))
     with features.Writer(path, RUN) as writer:
         for number, name in enumerate(videos):
             draw = np.random.default_rng((len(kind), number))
@@ -56,7 +56,7 @@ def test_probe_is_at_chance_where_nothing_tells(tmp_path: Path) -> None:
     fitted, table = write(tmp_path, "train", [f"a{i}" for i in range(40)], 0.0)
     held_out, test_table = write(tmp_path, "test", [f"b{i}" for i in range(40)], 0.0)
     pairs = [
-        linear_probe.labelled_clips(path, segments.read_groundtruth(csv))
+        linear_probe.labelled_clips(path, groundtruth.read_groundtruth(csv))
         for path, csv in ((fitted, table), (held_out, test_table))
     ]
     found = linear_probe.score(*pairs[0], *pairs[1])
@@ -68,7 +68,7 @@ def test_probe_is_at_chance_where_nothing_tells(tmp_path: Path) -> None:
 def test_clips_across_a_border_are_left_out(tmp_path: Path) -> None:
     missing = range(20, 24)
     path, table = write(tmp_path, "train", ["a"], 1.0, missing)
-    found, acting = linear_probe.labelled_clips(path, segments.read_groundtruth(table))
+    found, acting = linear_probe.labelled_clips(path, groundtruth.read_groundtruth(table))
     starts = np.array([k * 8 / 15 for k in range(55) if k not in missing])
     inside = [
         (start, index % 2 == 1)
@@ -94,9 +94,9 @@ def test_both_classes_weigh_the_same() -> None:
 def test_unusable_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, table = write(tmp_path, "train", ["a"], 1.0)
     only_actions = tmp_path / "actions.csv"
-    segments.write_groundtruth(only_actions, [item for item in truth(["a"]) if item.temporal_region == segments.ACTION])
+    groundtruth.write_groundtruth(only_actions, [item for item in truth(["a"]) if item.temporal_region == groundtruth.ACTION])
     other = tmp_path / "other.csv"
-    segments.write_groundtruth(other, truth(["z"]))
+    groundtruth.write_groundtruth(other, truth(["z"]))
     for wrong, message in ((only_actions, "both temporal regions are needed"), (other, "no video 'z'")):
         flags = ["--groundtruth", table, "--test_groundtruth", str(wrong)]
         assert linear_probe.main(["--features", path, "--test_features", path, *flags]) == 1

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsp_jax import losses
+from tsp_jax.training import losses
 
 
 @pytest.mark.torch

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import resource, sys
-from tsp_jax import memory
+from tsp_jax.system import malloc
 if sys.argv[1] == "keep":
     memory.keep_freed()
 import jax, jax.numpy as jnp

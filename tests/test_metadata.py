@@ -8,7 +8,8 @@ import pytest
 
 import media
 from data_builders import metadata
-from tsp_jax import segments, video
+from tsp_jax import groundtruth
+from tsp_jax.video import decoding
 
 
 def run(videos: Path, output: Path, *flags: str) -> int:
@@ -49,7 +50,7 @@ def test_frames_are_those_that_decode(name: str, fps: Fraction, num_frames: int,
 def test_intact_files_have_the_frames_of_their_packets(tmp_path: Path):
     for name in ("plain.mp4", "open_gop.mp4", "uneven.mkv"):
         path = media.make(tmp_path, name)
-        scan = video.scan(path)
+        scan = decoding.scan(path)
         measured = metadata.measure(path, name).metadata
         assert (measured.num_frames, measured.fps) == (len(scan.timeline.pts), scan.timeline.fps)
 
@@ -58,7 +59,7 @@ def test_damaged_video_counts_up_to_the_first_error(tmp_path: Path):
     """Cut off in the middle of a packet, that of frame 30."""
     measurement = metadata.measure(media.make(tmp_path, "cut_fragmented.mp4"), "cut.mp4")
     assert measurement.damage
-    assert measurement.metadata == segments.VideoMetadata("cut.mp4", 1.0, 30.0, 30)
+    assert measurement.metadata == groundtruth.VideoMetadata("cut.mp4", 1.0, 30.0, 30)
 
 
 def test_unreadable_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -70,9 +71,9 @@ def test_unreadable_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytes
     for name in broken:
         media.make(folder, name)
     assert run(folder, tmp_path / "m.csv") == 1
-    assert segments.read_metadata(tmp_path / "m.csv") == [
-        segments.VideoMetadata("sub/good.mp4", 20 / 30, 30.0, 20),
-        segments.VideoMetadata("名前 видео.mp4", 10 / 15, 15.0, 10),
+    assert groundtruth.read_metadata(tmp_path / "m.csv") == [
+        groundtruth.VideoMetadata("sub/good.mp4", 20 / 30, 30.0, 20),
+        groundtruth.VideoMetadata("名前 видео.mp4", 10 / 15, 15.0, 10),
     ]
     printed = capsys.readouterr()
     for name in broken:
@@ -88,7 +89,7 @@ def test_videos_that_share_a_name_are_refused(tmp_path: Path, capsys: pytest.Cap
     (folder / "sub" / "a.x.mp4").write_bytes(source.read_bytes())
     (folder / "b.mp4").write_bytes(source.read_bytes())
     assert run(folder, tmp_path / "m.csv") == 1
-    assert [item.filename for item in segments.read_metadata(tmp_path / "m.csv")] == ["b.mp4"]
+    assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["b.mp4"]
     assert "2 videos share the name 'a'" in capsys.readouterr().err
 
 
@@ -101,14 +102,14 @@ def test_a_folder_whose_name_is_not_utf_8_is_listed_and_the_others_measured(tmp_
     media.write(tmp_path / "videos" / "good.mp4", frames=5).rename(folder / "bad.mp4")
     media.write(tmp_path / "videos" / "good.mp4", frames=5)
     assert run(tmp_path / "videos", tmp_path / "m.csv") == 1
-    assert [item.filename for item in segments.read_metadata(tmp_path / "m.csv")] == ["good.mp4"]
+    assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["good.mp4"]
     assert "bad.mp4: its folder's name is not UTF-8, as the CSV is; rename it" in capsys.readouterr().err
 
 
 def test_one_file_is_named_by_itself(tmp_path: Path):
     path = media.write(tmp_path / "a.mp4", frames=5)
     assert run(path, tmp_path / "m.csv") == 0
-    assert [item.filename for item in segments.read_metadata(tmp_path / "m.csv")] == ["a.mp4"]
+    assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["a.mp4"]
 
 
 def test_wrong_use_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsp_jax import losses, metrics
+from tsp_jax.training import losses, metrics
 
 HEADS = ("action", "temporal_region")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsp_jax import optim
+from tsp_jax.training import optim
 
 SHAPES = {
     "features": {"stem": {"0": {"weight": (2, 3)}}, "layer1": {"0": {"bias": (3,)}}, "layer4": {"0": {"weight": (4,)}}},

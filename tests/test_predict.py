@@ -13,7 +13,7 @@ import pytest
 
 import media
 from data_builders import gvf
-from tsp_jax import checkpoints, extract, features, predict, predictions, segments
+from tsp_jax import checkpoints, extract, features, groundtruth, predict, predictions
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for seed, (name, frames) in enumerate(FRAMES.items()):
         media.write(folder / "videos" / f"{name}.mp4", frames=frames, seed=seed)
-    segments.write_label_mapping(folder / "labels.json", LABELS)
+    groundtruth.write_label_mapping(folder / "labels.json", LABELS)
     for name in ["tsp_gvf", "start"]:
         arguments = ["--checkpoint", folder / name, "--videos", folder / "videos", "--output", folder / f"{name}.h5"]
         assert extract.main([str(item) for item in [*arguments, "--batch_size", 4]]) == 0
@@ -243,7 +243,7 @@ def test_killed_run_loses_no_video_and_changes_nothing(folder: Path, whole: Path
 )
 def test_wrong_use_is_told(name: str, flags: list[str], message: str, folder: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    segments.write_label_mapping("two.json", LABELS[:2])
+    groundtruth.write_label_mapping("two.json", LABELS[:2])
     flags = flags if "--features" in flags else [*flags, "--features", "tsp_gvf.h5"]
     assert predict.main(command(Path(), tmp_path / "p.json", *flags, checkpoint=name)) == 2
     assert message in capsys.readouterr().err

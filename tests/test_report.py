@@ -16,7 +16,9 @@ import pytest
 
 import browser
 import media
-from tsp_jax import features, linear_probe, predictions, report, report_video, segments
+from tsp_jax import features, groundtruth, linear_probe, predictions
+from tsp_jax.report import __main__ as report
+from tsp_jax.report import video_section
 
 EVIL = "<script>alert(1)</script>"
 EVIL_CLASS = 'jump" onload="alert(2)\u202e$\\frac$'
@@ -33,10 +35,10 @@ PARTS = ((0.0, 6.0, ""), (6.0, 11.0, "run"), (11.0, 15.0, ""), (15.0, 20.0, EVIL
 STARTS = np.arange((300 - 16) // 8 + 1) * 8 / 15
 
 
-def truth(names: Sequence[str]) -> list[segments.Segment]:
-    regions = {True: segments.ACTION, False: segments.NO_ACTION}
+def truth(names: Sequence[str]) -> list[groundtruth.Segment]:
+    regions = {True: groundtruth.ACTION, False: groundtruth.NO_ACTION}
     return [
-        segments.Segment(name, start, end, label, FRAMES / FPS, f"{name}.mp4", FPS, FRAMES, regions[bool(label)])
+        groundtruth.Segment(name, start, end, label, FRAMES / FPS, f"{name}.mp4", FPS, FRAMES, regions[bool(label)])
         for name in names
         for start, end, label in PARTS
     ]
@@ -117,7 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_features(folder / "one.h5", NAMES, seed=1)
     write_features(folder / "two.h5", NAMES, seed=2, run={**RUN, "checkpoint_sha256": "cd"}, spoil="d")
-    segments.write_groundtruth(folder / "truth.csv", truth([*NAMES[:4], "elsewhere"]))
+    groundtruth.write_groundtruth(folder / "truth.csv", truth([*NAMES[:4], "elsewhere"]))
     write_predictions(folder / "predictions.json", [*NAMES[1:], "unknown"])
     write_metrics(folder / EVIL.replace("/", "") / "metrics.jsonl")
     (folder / "videos").mkdir()
@@ -218,10 +220,10 @@ def test_what_does_not_belong_or_is_spoiled_is_noted(folder: Path, parsed: Parse
 
 def test_bars_and_matrix_lie_where_the_times_say(folder: Path):
     spans = [(5.0, 10.0, "run", None), (7.5, 30.0, "sit", 0.5), (25.0, 26.0, "run", None)]
-    bars = report_video.bars(spans, {"run": 0}, 0.0, 20.0)
+    bars = video_section.bars(spans, {"run": 0}, 0.0, 20.0)
     assert [(bar.left, bar.width, bar.lane, bar.colour) for bar in bars] == [(25.0, 25.0, 0, 0), (37.5, 62.5, 1, -1)]
     spoiled = features.read(folder / "two.h5", "d")
-    matrix = report_video.matrix("m", spoiled, [], {})
+    matrix = video_section.matrix("m", spoiled, [], {})
     assert matrix is not None
     # Each clip stands for the 8 frames of 15 a second around its middle.
     assert matrix.start_sec == pytest.approx(4 / 15) and matrix.end_sec == pytest.approx(4 / 15 + len(STARTS) * 8 / 15)
@@ -259,7 +261,7 @@ def test_training_alone_makes_a_page(folder: Path, tmp_path: Path):
 
 
 def test_a_probe_fitted_on_videos_that_the_page_leaves_out(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    segments.write_groundtruth(tmp_path / "fit.csv", truth(["a", "e"]))
+    groundtruth.write_groundtruth(tmp_path / "fit.csv", truth(["a", "e"]))
     output = tmp_path / "r.html"
     given = ["--features", str(folder / "one.h5"), "--groundtruth", str(folder / "truth.csv"), "--output", str(output)]
     assert report.main([*given, "--probe_groundtruth", str(tmp_path / "fit.csv")]) == 0
@@ -270,14 +272,14 @@ def test_a_probe_fitted_on_videos_that_the_page_leaves_out(folder: Path, tmp_pat
     assert f"{100 * found.held_out:.1f} %" in text and f"{len(fit[0])} clips of 2 videos" in text
     assert "measured on those of this page" in text and "e.mp4" not in text
     output.unlink()
-    segments.write_groundtruth(tmp_path / "all.csv", truth(NAMES))
+    groundtruth.write_groundtruth(tmp_path / "all.csv", truth(NAMES))
     assert report.main([*given, "--probe_groundtruth", str(tmp_path / "all.csv")]) == 1
     assert "expected some of the 0 videos" in capsys.readouterr().err and not output.exists()
 
 
 def test_files_that_cannot_be_used_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     one, output = str(folder / "one.h5"), str(tmp_path / "r.html")
-    segments.write_groundtruth(tmp_path / "other.csv", truth(["z"]))
+    groundtruth.write_groundtruth(tmp_path / "other.csv", truth(["z"]))
     other = write_features(tmp_path / "other.h5", ["z"], 0)
     bare = write_features(tmp_path / "bare.h5", ["a"], 0, {"stride": 8})
     broken = tmp_path / "broken.jsonl"

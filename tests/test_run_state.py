@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsp_jax import run_state
+from tsp_jax.training import run_checkpoints
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -29,20 +29,20 @@ def steps(folder: Path) -> list[str]:
 
 
 def test_state_comes_back_although_it_was_given_away_at_once(tmp_path: Path) -> None:
-    keeper, given = run_state.Keeper(tmp_path), state(1)
+    keeper, given = run_checkpoints.Keeper(tmp_path), state(1)
     bump = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     keeper.save(1, given, {"tally": [0.1, 2]})
     for _ in range(20):
         given = bump(given)
     keeper.close()
-    found, page = run_state.Keeper(tmp_path).restore(like(state(0)))
+    found, page = run_checkpoints.Keeper(tmp_path).restore(like(state(0)))
     assert page == {"tally": [0.1, 2]}
     assert jax.tree.structure(found) == jax.tree.structure(given)
     jax.tree.map(np.testing.assert_array_equal, found, state(1))
 
 
 def test_last_state_alone_is_kept_and_a_step_is_saved_once(tmp_path: Path) -> None:
-    keeper = run_state.Keeper(tmp_path)
+    keeper = run_checkpoints.Keeper(tmp_path)
     assert keeper.latest() is None
     for step in (1, 2, 5):
         keeper.save(step, state(step), {"step": step})
@@ -53,14 +53,14 @@ def test_last_state_alone_is_kept_and_a_step_is_saved_once(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_is_no_state_and_is_swept_up(tmp_path: Path) -> None:
-    keeper = run_state.Keeper(tmp_path)
+    keeper = run_checkpoints.Keeper(tmp_path)
     keeper.save(3, state(3), {})
     keeper.close()
     (tmp_path / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    reader = run_state.Keeper(tmp_path, read_only=True)
+    reader = run_checkpoints.Keeper(tmp_path, read_only=True)
     assert reader.latest() == 3 and len(steps(tmp_path)) == 2
     reader.close()
-    keeper = run_state.Keeper(tmp_path)  # sweeps in the background, and is done with it when it saves
+    keeper = run_checkpoints.Keeper(tmp_path)  # sweeps in the background, and is done with it when it saves
     assert keeper.latest() == 3
     keeper.save(5, state(5), {})
     keeper.close()
@@ -68,7 +68,7 @@ def test_what_a_killed_process_left_is_no_state_and_is_swept_up(tmp_path: Path) 
 
 
 def test_reader_of_nothing_makes_no_folder(tmp_path: Path) -> None:
-    keeper = run_state.Keeper(tmp_path / "none", read_only=True)
+    keeper = run_checkpoints.Keeper(tmp_path / "none", read_only=True)
     assert keeper.latest() is None and not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="no state there"):
         keeper.page()
@@ -76,7 +76,7 @@ def test_reader_of_nothing_makes_no_folder(tmp_path: Path) -> None:
 
 
 def test_state_of_another_shape_is_refused_with_every_key(tmp_path: Path) -> None:
-    keeper = run_state.Keeper(tmp_path)
+    keeper = run_checkpoints.Keeper(tmp_path)
     keeper.save(3, state(3), {})
     keeper.wait()
     other = {"step": jnp.zeros((), jnp.int32), "params": {"a": {"0": jnp.zeros((2, 2))}, "c": jnp.zeros(1)}}

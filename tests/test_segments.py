@@ -8,11 +8,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tsp_jax import segments
+from tsp_jax import groundtruth
+from tsp_jax.system import tables
 
 HEADER = "video-name,t-start,t-end,action-label,video-duration,filename,fps,video-frames,temporal-region-label"
 GOOD = "a,0.5,1.5,Jump,2.0,sub/a.mp4,30.0,60,Action"
-SEGMENT = segments.Segment("a", 0.5, 1.5, "Jump", 2.0, "sub/a.mp4", 30.0, 60, "Action")
+SEGMENT = groundtruth.Segment("a", 0.5, 1.5, "Jump", 2.0, "sub/a.mp4", 30.0, 60, "Action")
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -29,11 +30,11 @@ def test_released_ground_truth_reads_and_writes_back_byte_for_byte(
 ):
     """The counts are those of the released files."""
     released = shared / "annotations" / f"thumos14_{split}_tsp_groundtruth.csv"
-    rows = segments.read_groundtruth(released)
+    rows = groundtruth.read_groundtruth(released)
     regions = [row.temporal_region for row in rows]
-    assert (regions.count(segments.ACTION), regions.count(segments.NO_ACTION)) == (actions, background)
-    assert all(bool(row.action_label) == (row.temporal_region == segments.ACTION) for row in rows)
-    segments.write_groundtruth(tmp_path / "copy.csv", rows)
+    assert (regions.count(groundtruth.ACTION), regions.count(groundtruth.NO_ACTION)) == (actions, background)
+    assert all(bool(row.action_label) == (row.temporal_region == groundtruth.ACTION) for row in rows)
+    groundtruth.write_groundtruth(tmp_path / "copy.csv", rows)
     assert (tmp_path / "copy.csv").read_bytes() == released.read_bytes()
 
 
@@ -46,7 +47,7 @@ positive = st.floats(1e-3, 1e6)
 @hypothesis.given(
     st.lists(
         st.builds(
-            segments.Segment,
+            groundtruth.Segment,
             video_name=names,
             start_sec=seconds,
             end_sec=seconds,
@@ -55,28 +56,28 @@ positive = st.floats(1e-3, 1e6)
             filename=names,
             fps=positive,
             num_frames=st.integers(1, 1 << 40),
-            temporal_region=st.sampled_from(segments.TEMPORAL_REGIONS),
+            temporal_region=st.sampled_from(groundtruth.TEMPORAL_REGIONS),
         ),
         max_size=2,
     )
 )
-def test_segments_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, rows: list[segments.Segment]):
+def test_segments_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, rows: list[groundtruth.Segment]):
     """Commas, quotes, line breaks and all digits."""
     path = tmp_path_factory.getbasetemp() / "round_trip.csv"
-    segments.write_groundtruth(path, rows)
-    assert segments.read_groundtruth(path) == rows
+    groundtruth.write_groundtruth(path, rows)
+    assert groundtruth.read_groundtruth(path) == rows
 
 
 def test_columns_may_stand_in_any_order_among_others(tmp_path: Path):
     columns, values = HEADER.split(","), GOOD.split(",")
     path = write(tmp_path / "g.csv", ",".join(["note", *columns[::-1]]), ",".join(["x", *values[::-1]]))
-    assert segments.read_groundtruth(path) == [SEGMENT]
+    assert groundtruth.read_groundtruth(path) == [SEGMENT]
 
 
 def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path):
     path = tmp_path / "g.csv"
     path.write_bytes(f"\ufeff{HEADER}\r\n{GOOD}\r\n\r\n".encode())
-    assert segments.read_groundtruth(path) == [SEGMENT]
+    assert groundtruth.read_groundtruth(path) == [SEGMENT]
 
 
 @pytest.mark.parametrize(
@@ -97,10 +98,10 @@ def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path):
 def test_bad_field_is_named_with_its_line(old: str, new: str, message: str, tmp_path: Path):
     path = write(tmp_path / "g.csv", HEADER, GOOD, GOOD.replace(old, new), GOOD)
     with pytest.raises(ValueError, match=r"g\.csv:\n  line") as caught:
-        segments.read_groundtruth(path)
+        groundtruth.read_groundtruth(path)
     assert message in str(caught.value)
     assert "line 2" not in str(caught.value)
-    rows = segments.read_groundtruth_rows(path)
+    rows = groundtruth.read_groundtruth_rows(path)
     assert [row.value is None for row in rows] == [False, True, False]
     assert [row.line for row in rows] == [2, 3, 4]
 
@@ -109,27 +110,27 @@ def test_all_faults_are_raised_at_once_and_ten_shown(tmp_path: Path):
     bad = GOOD.replace(",0.5,", ",x,").replace(",30.0,", ",y,")
     path = write(tmp_path / "g.csv", HEADER, *[bad] * 7)
     with pytest.raises(ValueError, match="and 4 more") as caught:
-        segments.read_groundtruth(path)
+        groundtruth.read_groundtruth(path)
     assert str(caught.value).count("line ") == 10
 
 
 def test_wrong_files_are_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file; expected a CSV"):
-        segments.read_groundtruth(tmp_path / "none.csv")
+        groundtruth.read_groundtruth(tmp_path / "none.csv")
     with pytest.raises(ValueError, match="no column t-start, fps; expected video-name"):
-        segments.read_groundtruth(write(tmp_path / "c.csv", HEADER.replace("t-start", "start").replace("fps,", "")))
+        groundtruth.read_groundtruth(write(tmp_path / "c.csv", HEADER.replace("t-start", "start").replace("fps,", "")))
     with pytest.raises(ValueError, match="t-end heads two columns"):
-        segments.read_groundtruth(write(tmp_path / "d.csv", f"{HEADER},t-end"))
+        groundtruth.read_groundtruth(write(tmp_path / "d.csv", f"{HEADER},t-end"))
     with pytest.raises(ValueError, match="an empty file"):
-        segments.read_groundtruth(write(tmp_path / "e.csv"))
+        groundtruth.read_groundtruth(write(tmp_path / "e.csv"))
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="not a CSV of UTF-8 text"):
-        segments.read_groundtruth(tmp_path / "b.csv")
+        groundtruth.read_groundtruth(tmp_path / "b.csv")
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     path = tmp_path / "g.csv"
-    segments.write_groundtruth(path, [SEGMENT])
+    groundtruth.write_groundtruth(path, [SEGMENT])
     before = path.read_bytes()
 
     def broken():
@@ -137,7 +138,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError):
-        segments.write_groundtruth(path, broken())
+        groundtruth.write_groundtruth(path, broken())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -145,11 +146,11 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
 def test_names_that_are_not_utf_8_are_refused_or_kept_as_asked(tmp_path: Path):
     path, name = tmp_path / "t.csv", os.fsdecode(b"caf\xe9.mp4")
     with pytest.raises(UnicodeEncodeError):
-        segments.write_table(path, ["filename"], [[name]])
+        tables.write_table(path, ["filename"], [[name]])
     assert list(tmp_path.iterdir()) == []
-    segments.write_table(path, ["filename"], [[name]], errors="surrogateescape")
+    tables.write_table(path, ["filename"], [[name]], errors="surrogateescape")
     assert path.read_bytes() == b"filename\ncaf\xe9.mp4\n"
-    segments.write_table(path, ["filename"], [[name]], errors="backslashreplace")
+    tables.write_table(path, ["filename"], [[name]], errors="backslashreplace")
     assert path.read_bytes() == b"filename\ncaf\\udce9.mp4\n"
 
 
@@ -163,14 +164,14 @@ def test_metadata_is_read_as_plain_csv(name: str, shared: Path):
             (row["filename"], float(row["video-duration"]), float(row["fps"]), int(row["video-frames"]))
             for row in csv.DictReader(stream)
         ]
-    read = segments.read_metadata(shared / name)
+    read = groundtruth.read_metadata(shared / name)
     assert [(item.filename, item.video_duration_sec, item.fps, item.num_frames) for item in read] == expected
 
 
 def test_metadata_comes_back_as_written(tmp_path: Path):
-    videos = [segments.VideoMetadata("a.mp4", 2.002, 30000 / 1001, 60), segments.VideoMetadata("b, c.mp4", 0.1, 10.0, 1)]
-    segments.write_metadata(tmp_path / "m.csv", videos)
-    assert segments.read_metadata(tmp_path / "m.csv") == videos
+    videos = [groundtruth.VideoMetadata("a.mp4", 2.002, 30000 / 1001, 60), groundtruth.VideoMetadata("b, c.mp4", 0.1, 10.0, 1)]
+    groundtruth.write_metadata(tmp_path / "m.csv", videos)
+    assert groundtruth.read_metadata(tmp_path / "m.csv") == videos
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -179,9 +180,9 @@ def test_metadata_comes_back_as_written(tmp_path: Path):
 @pytest.mark.parametrize("name", ["thumos14_action", "thumos14_temporal_region", "activitynet_v1-3_action"])
 def test_released_mapping_reads_and_writes_back(name: str, shared: Path, tmp_path: Path):
     released = shared / "annotations" / f"{name}_label_mapping.json"
-    labels = segments.read_label_mapping(released)
+    labels = groundtruth.read_label_mapping(released)
     assert len(labels) == {"thumos14_action": 20, "thumos14_temporal_region": 2, "activitynet_v1-3_action": 200}[name]
-    segments.write_label_mapping(tmp_path / "labels.json", labels)
+    groundtruth.write_label_mapping(tmp_path / "labels.json", labels)
     # ActivityNet's has no space before each name.
     assert (tmp_path / "labels.json").read_bytes().replace(b"\n ", b"\n") == released.read_bytes().replace(b"\n ", b"\n")
 
@@ -202,15 +203,15 @@ def test_released_mapping_reads_and_writes_back(name: str, shared: Path, tmp_pat
 def test_bad_mapping_is_refused(text: str, message: str, tmp_path: Path):
     path = write(tmp_path / "labels.json", text)
     with pytest.raises(ValueError, match=message):
-        segments.read_label_mapping(path)
+        groundtruth.read_label_mapping(path)
 
 
 def test_missing_mapping_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no such file; expected a JSON list"):
-        segments.read_label_mapping(tmp_path / "none.json")
+        groundtruth.read_label_mapping(tmp_path / "none.json")
 
 
 def test_labels_keep_any_letters(tmp_path: Path):
     labels = ['say "hi"', "прыжок", "走る", "a, b"]
-    segments.write_label_mapping(tmp_path / "labels.json", labels)
-    assert segments.read_label_mapping(tmp_path / "labels.json") == labels
+    groundtruth.write_label_mapping(tmp_path / "labels.json", labels)
+    assert groundtruth.read_label_mapping(tmp_path / "labels.json") == labels

@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from tsp_jax import cli, sharding
+from tsp_jax.system import cpu, sharding
+from tsp_jax.training import processes
 
 # Run on four devices, in a process of its own.
 ON_FOUR_DEVICES = """
 import jax
 import numpy as np
-from tsp_jax import sharding, transforms
+from tsp_jax import transforms
+from tsp_jax.system import cpu, sharding
+from tsp_jax.training import processes
 
 mesh = sharding.make_mesh()
 assert mesh.shape == {"data": 4, "core": 1} and sharding.make_mesh(cores=2).shape == {"data": 2, "core": 2}
@@ -58,8 +61,8 @@ def test_batch_on_one_device_is_the_batch() -> None:
 @pytest.mark.parametrize(
     ("flags", "rows", "devices", "cores"),
     [
-        ("", None, min(cli.cores(), 4), min(cli.cores(), 4)),
-        ("", 15, math.gcd(min(cli.cores(), 4), 15), math.gcd(min(cli.cores(), 4), 15)),
+        ("", None, min(cpu.cores(), 4), min(cpu.cores(), 4)),
+        ("", 15, math.gcd(min(cpu.cores(), 4), 15), math.gcd(min(cpu.cores(), 4), 15)),
         ("--xla_force_host_platform_device_count=3", None, 3, 1),
     ],
     ids=["any rows", "15 rows", "flags"],
@@ -74,7 +77,7 @@ def test_a_cpu_is_a_device_for_each_core_that_has_rows_unless_flags_say_otherwis
 
 
 def test_a_cpu_that_jax_runs_on_already_is_left_as_it_is() -> None:
-    assert sharding.split_cpu() == 1 and jax.local_device_count() == 1
+    assert cpu.split_cpu() == 1 and jax.local_device_count() == 1
 
 
 @pytest.fixture
@@ -93,18 +96,18 @@ def initialized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def test_process_outside_a_cluster_stays_alone(initialized: list[tuple[Any, ...]]) -> None:
-    sharding.start_processes()
+    processes.start_processes()
     assert initialized == [()]
 
 
 def test_single_slurm_task_keeps_all_its_devices(initialized: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    sharding.start_processes()
+    processes.start_processes()
     assert initialized == []
 
 
 def test_given_addresses_reach_jax(initialized: list[tuple[Any, ...]]) -> None:
-    sharding.start_processes("localhost:1234", 2, 0)
+    processes.start_processes("localhost:1234", 2, 0)
     assert initialized == [("localhost:1234", 2, 0)]
 
 
@@ -115,12 +118,12 @@ def test_other_faults_of_the_start_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     with pytest.raises(ValueError, match="no such host"):
-        sharding.start_processes()
+        processes.start_processes()
 
 
 def test_half_an_address_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\['num_processes', 'process_id'\] not given"):
-        sharding.start_processes("localhost:1234")
+        processes.start_processes("localhost:1234")
 
 
 def test_jax_says_no_cluster_in_the_words_that_are_waited_for() -> None:

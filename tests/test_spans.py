@@ -13,21 +13,22 @@ import pytest
 
 import media
 from data_builders import metadata, spans, synthetic
-from tsp_jax import clips, records, segments, transforms, video
+from tsp_jax import clips, groundtruth, records, transforms
+from tsp_jax.video import decoding
 
 LABELS = ("Jump", "Run")
 SIZE = (192, 128)  # legible at 128x171
 
 
 def row(start: float, end: float, label: str = "Jump", fps: float = 30.0, frames: int = 60, name: str = "a.mp4"):
-    region = segments.ACTION if label else segments.NO_ACTION
-    return segments.Segment(name.split(".")[0], start, end, label, frames / fps, name, fps, frames, region)
+    region = groundtruth.ACTION if label else groundtruth.NO_ACTION
+    return groundtruth.Segment(name.split(".")[0], start, end, label, frames / fps, name, fps, frames, region)
 
 
 # --------------------------------------------------------------------------------------------------------------- the plan
 
 
-def random_rows(seed: int) -> list[segments.Segment]:
+def random_rows(seed: int) -> list[groundtruth.Segment]:
     draw = np.random.default_rng(seed)
     rows = []
     for number in range(4):
@@ -40,7 +41,7 @@ def random_rows(seed: int) -> list[segments.Segment]:
     return [rows[i] for i in draw.permutation(len(rows))]
 
 
-def expected_starts(item: segments.Segment) -> list[int]:
+def expected_starts(item: groundtruth.Segment) -> list[int]:
     """Places from the last that is not after the clamped segment's start to the last from which a clip ends within it."""
     start, end = max(item.start_sec, 0), min(item.end_sec, item.video_duration_sec)
     grid = len(clips.resampled(item.num_frames, item.fps, 15))
@@ -89,8 +90,8 @@ def test_segments_are_clamped_and_labelled():
 
 def test_thumos14_drops_as_many_segments_as_the_original(shared: Path):
     """391 of the validation subset's 5,185, as the released data set code drops them."""
-    labels = segments.read_label_mapping(shared / "annotations" / "thumos14_action_label_mapping.json")
-    rows = segments.read_groundtruth(shared / "annotations" / "thumos14_valid_tsp_groundtruth.csv")
+    labels = groundtruth.read_label_mapping(shared / "annotations" / "thumos14_action_label_mapping.json")
+    rows = groundtruth.read_groundtruth(shared / "annotations" / "thumos14_valid_tsp_groundtruth.csv")
     videos, too_short = spans.plan(rows, labels)
     assert (len(rows), too_short, len(videos)) == (5185, 391, 200)
     planned = {span.segment.row for item in videos for span in item.spans}
@@ -191,8 +192,8 @@ def test_containers_with_frames_of_their_own_mind_give_the_right_ones(name: str,
 
 
 def decoded_numbers(path: Path) -> list[int]:
-    scan = video.rescan(video.scan(path))
-    return [media.number(rgb) for _, rgb in video.Reader(scan, np.ones(len(scan.timeline.pts), bool))]
+    scan = decoding.rescan(decoding.scan(path))
+    return [media.number(rgb) for _, rgb in decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))]
 
 
 def test_a_span_of_one_start_and_the_last_frame_are_there(tmp_path: Path):
@@ -223,8 +224,10 @@ def lost_spans(item: spans.Video, readable: set[int]) -> set[int]:
 
 def readable_numbers(path: Path, num_frames: int) -> set[int]:
     """Frames that can be read, by the pictures themselves."""
-    scan = video.scan(path)
-    return {media.number(rgb) for _, rgb in video.Reader(scan, np.ones(len(scan.timeline.pts), bool))} & set(range(num_frames))
+    scan = decoding.scan(path)
+    return {media.number(rgb) for _, rgb in decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))} & set(
+        range(num_frames)
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "shorter"])
@@ -343,11 +346,11 @@ def psnr(path: Path, codec: records.Codec) -> float:
     found, failures = read(path.parent, item, codec)
     assert not failures
     grid = clips.resampled(item.num_frames, item.fps, 15)
-    scan = video.rescan(video.scan(path))
+    scan = decoding.rescan(decoding.scan(path))
     needed = np.zeros(len(scan.timeline.pts), bool)
     needed[grid[: item.spans[-1].end]] = True
     expected = {}
-    for number, rgb in video.Reader(scan, needed):
+    for number, rgb in decoding.Reader(scan, needed):
         pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
         resized = torch.nn.functional.interpolate(pixels, size=(128, 171), mode="bilinear", align_corners=False)
         expected[number] = resized[0].permute(1, 2, 0).numpy()
@@ -411,7 +414,7 @@ def test_resize_is_what_records_hold(tmp_path: Path):
     """Without loss they are the resized frames to the bit."""
     path = media.write(tmp_path / "a.mp4", size=(130, 100), fps=15, frames=20)
     item = measured(path, (0, 2))
-    scan = video.scan(path)
-    expected = [transforms.resize(rgb) for _, rgb in video.Reader(scan, np.ones(20, bool))]
+    scan = decoding.scan(path)
+    expected = [transforms.resize(rgb) for _, rgb in decoding.Reader(scan, np.ones(20, bool))]
     ((_, example),), _ = read(tmp_path, item)
     assert np.array_equal(frames_of(example), expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_builders import groundtruth, metadata, synthetic
-from tsp_jax import video
+from tsp_jax.video import decoding
 
 
 def run(output: Path, *flags: str) -> int:
@@ -223,9 +223,9 @@ def test_encoded_pictures_keep_the_shapes(tmp_path: Path):
     item = synthetic.script(0, 0, (4, 4))
     path = tmp_path / "x.mp4"
     assert synthetic.write(item, path) == 120
-    scan = video.scan(path)
+    scan = decoding.scan(path)
     needed = np.zeros(120, bool)
     needed[[0, 60]] = True
     scene = synthetic.Scene(item)
-    for number, picture in video.Reader(scan, needed):
+    for number, picture in decoding.Reader(scan, needed):
         assert np.abs(picture.astype(int) - scene.frame(number)).mean() < 6

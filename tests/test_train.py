@@ -25,9 +25,12 @@ import pytest
 import media
 import train_driver
 from convert import orbax_to_torch
-from data_builders import build, groundtruth, gvf, metadata, synthetic
-from tsp_jax import checkpoints, extract, features, run_log, run_state, segments, train
+from data_builders import build, gvf, metadata, synthetic
+from data_builders import groundtruth as groundtruth_command
+from tsp_jax import checkpoints, extract, features, groundtruth, train
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import trees
+from tsp_jax.training import run_checkpoints, run_log
 
 ROOT = Path(__file__).parents[1]
 DRIVER = Path(__file__).with_name("train_driver.py")
@@ -55,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         media.write(folder / "videos" / f"{name}.mp4", frames=frames, size=(160, 128), seed=seed)
     for split, parts in (("train", PARTS), ("valid", PARTS[:3])):
         rows = [
-            segments.Segment(
+            groundtruth.Segment(
                 name,
                 start,
                 end,
@@ -64,11 +67,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"{name}.mp4",
                 30.0,
                 FRAMES[name],
-                segments.ACTION if label else segments.NO_ACTION,
+                groundtruth.ACTION if label else groundtruth.NO_ACTION,
             )
             for name, start, end, label in parts
         ]
-        segments.write_groundtruth(folder / f"{split}.csv", rows)
+        groundtruth.write_groundtruth(folder / f"{split}.csv", rows)
     flags = f"--dataset video_folder --num_shards 1 --data_dir {folder} --videos {folder}/videos --workers 1 --groundtruth"
     assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
     generator = np.random.default_rng(0)
@@ -86,7 +89,7 @@ def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "valid"):
         made = f"--format activitynet --annotations {folder}/annotations.json --subset train --background union "
         made += f"--min_background_sec 1.1 --metadata {folder}/metadata.csv --output {folder}/{split}.csv"
-        assert groundtruth.main(made.split()) == 0
+        assert groundtruth_command.main(made.split()) == 0
     flags = f"--dataset video_folder --num_shards 1 --data_dir {folder} --videos {folder}/videos --workers 1 --groundtruth"
     assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
     vectors = {path.stem: np.ones(12, np.float32) for path in (folder / "videos").iterdir()}
@@ -151,7 +154,7 @@ def stop_at_random(process: subprocess.Popen[str], workdir: Path, number: int) -
 
 def saved(workdir: Path, name: str = "last") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the page of a state in a workdir."""
-    keeper = run_state.Keeper(workdir / "checkpoints" / name, read_only=True)
+    keeper = run_checkpoints.Keeper(workdir / "checkpoints" / name, read_only=True)
     manager, step, here = keeper._manager, keeper.latest(), jax.sharding.SingleDeviceSharding(jax.devices()[0])
     assert manager is not None and step is not None
     tree = manager.item_metadata(step)["state"].tree
@@ -446,9 +449,9 @@ def test_new_heads_are_drawn_and_the_backbone_is_loaded(whole: Path, tiny: None)
     loaded = checkpoints.load(whole / "best")
     variables, lines = train.starting_variables(recipe_of(whole, "new", label_counts="5,2"))
     fresh = functional.init(tsp.ModelConfig("tiny", (5, 2)), 0)
-    for key, leaf in checkpoints.flatten(variables).items():
+    for key, leaf in trees.flatten(variables).items():
         source = loaded.variables if key.startswith("features") else fresh
-        np.testing.assert_array_equal(leaf, checkpoints.flatten(source)[key], err_msg=key)
+        np.testing.assert_array_equal(leaf, trees.flatten(source)[key], err_msg=key)
     assert lines[1] == "heads: fc1, fc2 new, drawn by seed 0" and lines[2] == "not loaded: fc1, fc2"
 
 

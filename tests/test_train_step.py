@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import train_child
-from tsp_jax import checkpoints, optim, train_step
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import trees
+from tsp_jax.training import optim, train_step
 
 # Two programs for the same sums in float64, some steps long.
 EXACT = 1e-10
@@ -125,7 +126,7 @@ def test_frozen_stem_keeps_its_weights_while_its_statistics_move(x64: None, smal
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
     variables = drawn(config)
     state, _ = train_child.train(config, variables, [train_child.make_batch(seed, 4) for seed in range(3)])
-    before, after = checkpoints.flatten(variables), checkpoints.flatten(state.variables)
+    before, after = trees.flatten(variables), trees.flatten(state.variables)
     for key in before:
         in_stem, parameter = key.startswith("features.stem"), key.split(".")[-1] in ("weight", "bias")
         assert np.array_equal(before[key], after[key]) == (in_stem and parameter), key
@@ -224,7 +225,7 @@ def test_four_devices_follow_one_device_or_ddp(reference: ModuleType, x64: None,
     for run, ranks in ((1, 4), (3, 2)):  # two cores of a device normalize together
         net = build(reference, "r3d_18")
         logs = torch_steps(reference, net, batches, ranks=ranks)
-        expected = checkpoints.flatten(reference.to_variables(net, np.float64))
+        expected = trees.flatten(reference.to_variables(net, np.float64))
         for key in ("loss", "loss_sum", "correct", "labelled"):
             expected[f"metrics.{key}"] = np.array([log[key] for log in logs])
         assert_same_run({key: found[run][key] for key in expected}, expected)
@@ -234,7 +235,7 @@ def test_devices_exchange_sums_and_statistics_and_no_clips() -> None:
     script = """
 import json, re
 import jax, train_child
-from tsp_jax import sharding
+from tsp_jax.system import sharding
 from tsp_jax.models import functional, tsp, video_resnet
 video_resnet.BACKBONES.update(train_child.small_backbones())
 mesh, config = sharding.make_mesh(), tsp.ModelConfig("train_r3d_18", (7, 2), True)
@@ -315,7 +316,7 @@ def test_real_network_follows_the_originals_trace(reference: ModuleType, shared:
         assert list(head_losses) == pytest.approx(expected["head_losses"], rel=1e-4)
         assert float(seen.grad_norm) == pytest.approx(norms[index], rel=1e-3)
         assert float(seen.grad_norm) == pytest.approx(expected["grad_norm_total"], rel=2e-3)
-    found = checkpoints.flatten(state.variables)
+    found = trees.flatten(state.variables)
     with np.load(folder / "train_trace_r3d_18.npz") as file:
         statistics = {key.removeprefix("bn/2/"): file[key] for key in file.files if key.startswith("bn/2/")}
         assert len(statistics) == 12
@@ -448,7 +449,7 @@ def spec(leaf: Any) -> tuple[Any, Any]:
 
 def assert_same_updates(found: Any, before: Any, expected: Any, tolerance: float) -> None:
     """In each leaf, no difference in length above `tolerance` times that of the way gone."""
-    leaves = (checkpoints.flatten({"params": tree}) for tree in (found, before, expected))
+    leaves = (trees.flatten({"params": tree}) for tree in (found, before, expected))
     found, before, expected = ({key: np.asarray(leaf) for key, leaf in tree.items()} for tree in leaves)
     wrong = {}
     for key, start in before.items():

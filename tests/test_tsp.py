@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import trees
 
 # A backbone that compiles in a moment; the heads see 12 features.
 TINY = {"blocks": (1, 1, 1, 1), "stem_widths": (4, 4), "widths": (4, 4, 8, 12)}
@@ -148,7 +148,7 @@ def test_features_and_logits_are_float32_for_bfloat16_clips(tiny: str) -> None:
 
 def test_init_is_a_function_of_the_seed_alone(tiny: str) -> None:
     config = tsp.ModelConfig(tiny, (300, 2))
-    first, again, other = (checkpoints.flatten(functional.init(config, seed)) for seed in (0, 0, 1))
+    first, again, other = (trees.flatten(functional.init(config, seed)) for seed in (0, 0, 1))
     constants = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
     for key, leaf in first.items():
         name = key.split(".")[-1]
@@ -168,11 +168,11 @@ def test_train_returns_new_statistics_and_leaves_the_old_ones(tiny: str) -> None
     config, variables, clips = made(tiny, (7,), False)
     # NumPy's arrays are the ones that could be written to; op by op, as a trace would not let them be.
     variables = jax.tree.map(np.array, variables)
-    before = {key: np.array(leaf) for key, leaf in checkpoints.flatten(variables).items()}
+    before = {key: np.array(leaf) for key, leaf in trees.flatten(variables).items()}
     _, _, batch_stats = functional.train(config, variables, clips)
-    for key, leaf in checkpoints.flatten(variables).items():
+    for key, leaf in trees.flatten(variables).items():
         np.testing.assert_array_equal(leaf, before[key], key)
-    after = checkpoints.flatten({"batch_stats": batch_stats})
+    after = trees.flatten({"batch_stats": batch_stats})
     assert after.keys() == {key for key in before if key.split(".")[-1] not in ("weight", "bias")}
     for key, leaf in after.items():
         assert np.any(np.asarray(leaf) != before[key]), key

@@ -9,10 +9,10 @@ import pytest
 
 import media
 from data_builders import metadata, validate
-from tsp_jax import segments
+from tsp_jax import groundtruth
 
-Rows = list[segments.Segment]
-ACTION, NO_ACTION = segments.TEMPORAL_REGIONS
+Rows = list[groundtruth.Segment]
+ACTION, NO_ACTION = groundtruth.TEMPORAL_REGIONS
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +28,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def good() -> Rows:
     """Lines 2 to 7 of a ground truth without a fault."""
-    a = segments.Segment("a", 0.0, 0.5, "Jump", 2.0, "a.mp4", 30.0, 60, ACTION)
-    b = segments.Segment("b", 1.0, 3.04, "Run", 3.0, "sub/b.mp4", 15.0, 45, ACTION)
+    a = groundtruth.Segment("a", 0.0, 0.5, "Jump", 2.0, "a.mp4", 30.0, 60, ACTION)
+    b = groundtruth.Segment("b", 1.0, 3.04, "Run", 3.0, "sub/b.mp4", 15.0, 45, ACTION)
     return [
         a,
         dataclasses.replace(a, start_sec=0.5, end_sec=1.0),
@@ -43,13 +43,13 @@ def good() -> Rows:
 @pytest.fixture
 def check(videos: Path, tmp_path: Path) -> Callable[..., int]:
     """Runs the command on rows, or on a file, with the labels Jump and Run."""
-    segments.write_label_mapping(tmp_path / "labels.json", ["Jump", "Run"])
-    segments.write_label_mapping(tmp_path / "regions.json", segments.TEMPORAL_REGIONS)
+    groundtruth.write_label_mapping(tmp_path / "labels.json", ["Jump", "Run"])
+    groundtruth.write_label_mapping(tmp_path / "regions.json", groundtruth.TEMPORAL_REGIONS)
 
     def run(rows: Rows | Path, *flags: str, folder: Path = videos, labels: Sequence[str] = ("labels", "regions")) -> int:
         path = rows if isinstance(rows, Path) else tmp_path / "truth.csv"
         if not isinstance(rows, Path):
-            segments.write_groundtruth(path, rows)
+            groundtruth.write_groundtruth(path, rows)
         mappings = [str(tmp_path / f"{name}.json") for name in labels]
         files = ["--groundtruth", str(path), "--videos", str(folder), "--labels", *mappings]
         return validate.main([*files, "--workers", "2", *flags])
@@ -150,7 +150,7 @@ def test_unreadable_field_is_named(
     column: str, text: str, message: str, check: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "g.csv"
-    segments.write_groundtruth(path, good())
+    groundtruth.write_groundtruth(path, good())
     lines = path.read_text().splitlines()
     place = lines[0].split(",").index(column)
     fields = lines[3].split(",")
@@ -162,7 +162,7 @@ def test_unreadable_field_is_named(
 
 def test_row_with_several_bad_fields_names_each(check: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "g.csv"
-    segments.write_groundtruth(path, good())
+    groundtruth.write_groundtruth(path, good())
     path.write_text(path.read_text().replace("a,0.5,1.0", "a,x,y"))
     assert check(path) == 1
     printed = capsys.readouterr().out
@@ -204,9 +204,9 @@ def test_metadata_is_compared_on_demand(
     check: Callable[..., int], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     measured = [metadata.measure(videos / name, name).metadata for name in ("a.mp4", "sub/b.mp4")]
-    segments.write_metadata(tmp_path / "m.csv", measured)
+    groundtruth.write_metadata(tmp_path / "m.csv", measured)
     assert check(good(), "--metadata", str(tmp_path / "m.csv")) == 0
-    segments.write_metadata(tmp_path / "m.csv", [dataclasses.replace(measured[0], num_frames=61)])
+    groundtruth.write_metadata(tmp_path / "m.csv", [dataclasses.replace(measured[0], num_frames=61)])
     capsys.readouterr()
     assert check(good(), "--metadata", str(tmp_path / "m.csv")) == 1
     printed = capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_metadata_is_compared_on_demand(
 def test_frame_rate_may_be_rounded(check: Callable[..., int], tmp_path: Path):
     """29.97 stands for 30000/1001; 30 does not."""
     media.make(tmp_path, "ntsc.mp4")
-    row = segments.Segment("ntsc", 0.0, 1.0, "Jump", 2.002, "ntsc.mp4", 29.97, 60, ACTION)
+    row = groundtruth.Segment("ntsc", 0.0, 1.0, "Jump", 2.002, "ntsc.mp4", 29.97, 60, ACTION)
     assert check([row], folder=tmp_path) == 0
     assert check([dataclasses.replace(row, fps=30.0)], folder=tmp_path) == 1
 
@@ -228,7 +228,7 @@ def test_damaged_video_passes_with_the_frames_that_decode(
 ):
     """28 of 50, which is what the original counts."""
     shutil.copy(shared / "videos" / "corrupted.mp4", tmp_path)
-    row = segments.Segment("corrupted", 0.0, 1.0, "Jump", 2.8, "corrupted.mp4", 10.0, 28, ACTION)
+    row = groundtruth.Segment("corrupted", 0.0, 1.0, "Jump", 2.8, "corrupted.mp4", 10.0, 28, ACTION)
     assert check([row, dataclasses.replace(row, start_sec=0.5)], folder=tmp_path) == 0
     assert capsys.readouterr().out.count("'corrupted.mp4': 28 of 50 frames decode (Invalid data") == 1
     assert check([dataclasses.replace(row, num_frames=29, video_duration_sec=2.9)], folder=tmp_path) == 1
@@ -239,7 +239,7 @@ def test_damaged_video_passes_with_the_frames_that_decode(
 def test_released_files_have_the_flaws_that_are_known(split: str, outside: int, overlapping: int, shared: Path):
     """As released, 3 rows call a part of an action background; 59 leave their video, as counted in the files."""
     folder = shared / "annotations"
-    rows = segments.read_groundtruth_rows(folder / f"thumos14_{split}_tsp_groundtruth.csv")
+    rows = groundtruth.read_groundtruth_rows(folder / f"thumos14_{split}_tsp_groundtruth.csv")
     labels = validate.read_labels([folder / "thumos14_action_label_mapping.json"])
     findings = list(validate.check_rows(rows, labels, lenient=False))
     assert sum(not finding.is_warning for finding in findings) == outside
@@ -248,13 +248,13 @@ def test_released_files_have_the_flaws_that_are_known(split: str, outside: int, 
 
 
 def test_wrong_use_is_status_2(check: Callable[..., int], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    segments.write_label_mapping(tmp_path / "swapped.json", [NO_ACTION, ACTION])
+    groundtruth.write_label_mapping(tmp_path / "swapped.json", [NO_ACTION, ACTION])
     (tmp_path / "bad.json").write_text("{}")
     assert check(tmp_path / "none.csv") == 2
     assert check(good(), folder=tmp_path / "none") == 2
     assert check(good(), "--metadata", str(tmp_path / "none.csv")) == 2
     for labels in (["none"], ["bad"], ["regions"], ["labels", "labels2"], ["labels", "swapped"]):
-        segments.write_label_mapping(tmp_path / "labels2.json", ["Jump"])
+        groundtruth.write_label_mapping(tmp_path / "labels2.json", ["Jump"])
         assert check(good(), labels=labels) == 2, labels
     messages = capsys.readouterr().err
     assert messages.count("error: ") == 8

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tsp_jax import checkpoints
 from tsp_jax.models import convolution, functional, tsp, video_resnet
+from tsp_jax.system import trees
 
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 # No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
@@ -57,7 +57,7 @@ def test_networks_are_as_large_as_the_released_ones(backbone: str, parameters: i
     shapes = functional.shapes(tsp.ModelConfig(backbone))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == parameters
     for label_counts, count in (((200, 2), entries), ((200,), entries - 2)):
-        assert len(checkpoints.flatten(functional.shapes(tsp.ModelConfig(backbone, label_counts)))) == count
+        assert len(trees.flatten(functional.shapes(tsp.ModelConfig(backbone, label_counts)))) == count
 
 
 @pytest.mark.parametrize("name", video_resnet.BACKBONES)
@@ -386,7 +386,7 @@ def apply(module: nnx.Module, variables: functional.Variables, x: np.ndarray, *,
 
 def dtypes(tree: Any) -> dict[str, Any]:
     """The dtype of each leaf, by dotted name."""
-    return {key: leaf.dtype for key, leaf in checkpoints.flatten({"": tree}).items()}
+    return {key: leaf.dtype for key, leaf in trees.flatten({"": tree}).items()}
 
 
 def channels_last(x: Any) -> np.ndarray:

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsp_jax import checkpoints, optim, sharding, train_step
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import sharding, trees
+from tsp_jax.training import optim, processes, train_step
 
 # No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
@@ -89,7 +90,7 @@ def results(state: train_step.TrainState, seen: list[train_step.StepMetrics]) ->
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *seen)
     counts = {f"metrics.{name}": array for name, array in stacked.counts._asdict().items()}
     rest = {f"metrics.{name}": array for name, array in stacked._asdict().items() if name != "counts"}
-    return {**{key: np.asarray(leaf) for key, leaf in checkpoints.flatten(state.variables).items()}, **counts, **rest}
+    return {**{key: np.asarray(leaf) for key, leaf in trees.flatten(state.variables).items()}, **counts, **rest}
 
 
 def save_inputs(
@@ -103,15 +104,15 @@ def save_inputs(
 def main(inputs: str, output: str, *distributed: str) -> None:
     if distributed:
         coordinator, num_processes, process_id = distributed
-        sharding.start_processes(coordinator, int(num_processes), int(process_id))
+        processes.start_processes(coordinator, int(num_processes), int(process_id))
     with np.load(inputs) as file:
         runs = json.loads(str(file["runs"]))
         arrays = flax.traverse_util.unflatten_dict({tuple(key.split("/")): file[key] for key in file.files if key != "runs"})
     video_resnet.BACKBONES.update(small_backbones())
     config, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), {}
-    processes, process = jax.process_count(), jax.process_index()
+    count, process = jax.process_count(), jax.process_index()
     shares = [
-        {key: rows.reshape(processes, -1, *rows.shape[1:])[process] for key, rows in batch.items()}
+        {key: rows.reshape(count, -1, *rows.shape[1:])[process] for key, rows in batch.items()}
         for batch in arrays["batches"].values()
     ]
     for index, options in enumerate(runs):
@@ -119,7 +120,7 @@ def main(inputs: str, output: str, *distributed: str) -> None:
         batches = [sharding.make_global(share, mesh) for share in shares]
         outcome = results(*train(config, arrays["variables"], batches, mesh=mesh, **options))
         found |= {f"{index}/{key}": leaf for key, leaf in outcome.items()}
-    np.savez(output, devices=jax.device_count(), processes=processes, **found)
+    np.savez(output, devices=jax.device_count(), processes=count, **found)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from tsp_jax.version import __version__
+
 if TYPE_CHECKING:
     from tsp_jax.api import Features, VideoEncoder, load_encoder, read_features
 
-__version__ = "0.1.0"
 __all__ = ["Features", "VideoEncoder", "__version__", "load_encoder", "read_features"]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from tsp_jax import annotations, checkpoints, clip_stream, clips, encoder, features
+from tsp_jax import checkpoints, clips, features, video_list, weights
+from tsp_jax.extraction import batches, clip_stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class VideoEncoder:
     def __init__(self, checkpoint: checkpoints.Checkpoint, geometry: clips.ClipGeometry, *, batch_size: int, dtype: str):
         """Places the weights on the devices. Arguments are those of `load_encoder`."""
         self.geometry = geometry
-        self._encoder = encoder.Encoder(
+        self._encoder = batches.Encoder(
             checkpoint, clip_len=geometry.clip_len, stride=geometry.stride, dtype=dtype, batch_size=batch_size
         )
         self.width = self._encoder.width
@@ -64,9 +65,9 @@ class VideoEncoder:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a video")
         job, rows, attributes, reason = object(), {}, {}, ""
-        item = annotations.Video(annotations.video_name(path), path)
+        item = video_list.Video(video_list.video_name(path), path)
         with clip_stream.ClipStream([item], self.geometry, "pyav", workers=1) as stream:
-            results: list[encoder.Result] = []
+            results: list[batches.Result] = []
             for message in stream:
                 match message:
                     case clip_stream.Opened():  # a second one voids the clips since the first
@@ -113,11 +114,11 @@ def load_encoder(
         range; the message says what to do.
     """
     geometry = clips.ClipGeometry(clip_len, frame_rate, stride, frame_selection)
-    if dtype not in encoder.DTYPES:
-        raise ValueError(f"dtype is one of {', '.join(encoder.DTYPES)}; got {dtype!r}")
+    if dtype not in batches.DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(batches.DTYPES)}; got {dtype!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1; got {batch_size}")
-    return VideoEncoder(checkpoints.open_any(name_or_path), geometry, batch_size=batch_size, dtype=dtype)
+    return VideoEncoder(weights.open_any(name_or_path), geometry, batch_size=batch_size, dtype=dtype)
 
 
 class FeatureFile(Mapping[str, Features]):

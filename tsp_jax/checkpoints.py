@@ -1,20 +1,17 @@
 """Checkpoints on disk through Orbax: a model's variables beside a JSON page that says what they are."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-import tsp_jax
+from tsp_jax import version
 from tsp_jax.models import functional, tsp
+from tsp_jax.system import trees
 
 FORMAT_VERSION = 1
 
@@ -50,7 +47,7 @@ def make(config: tsp.ModelConfig, variables: functional.Variables, origin: Origi
     Raises:
       ValueError: the variables are not those of the configuration; every missing, unexpected and misshapen key is named.
     """
-    check_keys(shapes(functional.shapes(config)), shapes(variables), f"the variables of {config}")
+    trees.check_keys(trees.shapes(functional.shapes(config)), trees.shapes(variables), f"the variables of {config}")
     return Checkpoint(config, variables, origin, weights_sha256(variables))
 
 
@@ -64,7 +61,7 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
     path = Path(path).absolute()
     about = {
         "format_version": FORMAT_VERSION,
-        "tsp_jax_version": tsp_jax.__version__,
+        "tsp_jax_version": version.__version__,
         "model": dataclasses.asdict(checkpoint.config),
         "origin": dataclasses.asdict(checkpoint.origin),
         "weights_sha256": checkpoint.weights_sha256,
@@ -79,21 +76,6 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def open_any(spec: str | Path) -> Checkpoint:
-    """The checkpoint in a folder, the best one of a run's workdir, in a .pth file, or by released name.
-
-    Raises:
-      OSError, ValueError, RuntimeError, ImportError: there is none, or it can't be used; the message says why and what to do.
-    """
-    path = Path(spec)
-    if path.is_dir():
-        best = path / "best"
-        return load(best if _page(best).is_file() and not _page(path).is_file() else path)
-    from convert import torch_to_orbax  # PyTorch is needed for .pth files alone
-
-    return torch_to_orbax.read_any(str(spec))
 
 
 def check_output(path: str | Path, overwrite: bool) -> None:
@@ -131,7 +113,7 @@ def load(path: str | Path) -> Checkpoint:
             found = reader.metadata(path).item_metadata["variables"].tree
         except Exception as error:  # Orbax and TensorStore raise nearly anything on damaged files
             raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
-        check_keys(shapes(expected), shapes(found or {}), str(path))
+        trees.check_keys(trees.shapes(expected), trees.shapes(found or {}), str(path))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
         try:
@@ -148,49 +130,14 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(config, variables, origin, sha256)
 
 
-def check_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Nothing, when both name the same keys with the same shapes.
-
-    Raises:
-      ValueError: one message with every missing, unexpected and misshapen key.
-    """
-    lines = [f"missing: {key} {expected[key]}" for key in expected.keys() - found.keys()]
-    lines += [f"unexpected: {key} {found[key]}" for key in found.keys() - expected.keys()]
-    lines += [
-        f"misshapen: {key} expected {expected[key]}, found {found[key]}"
-        for key in expected.keys() & found.keys()
-        if expected[key] != found[key]
-    ]
-    if lines:
-        raise ValueError(f"{where}: {len(lines)} keys do not fit the model\n  " + "\n  ".join(sorted(lines)))
-
-
-def shapes(variables: functional.Variables) -> dict[str, tuple[int, ...]]:
-    """Shapes by dotted name, for `check_keys`."""
-    return {key: tuple(leaf.shape) for key, leaf in flatten(variables).items()}
-
-
-def flatten(variables: functional.Variables) -> dict[str, Any]:
-    """Leaves by dotted name, parameters and statistics together: the keys of a PyTorch state dict, sorted."""
-    leaves = {}
-    for collection in variables.values():
-        leaves.update(flax.traverse_util.flatten_dict(collection, sep="."))
-    return dict(sorted(leaves.items()))
-
-
 def weights_sha256(variables: functional.Variables) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all leaves: the same for the same weights from any file."""
-    return sha256(flatten(variables))
+    return trees.sha256(trees.flatten(variables))
 
 
-def sha256(leaves: Mapping[str, Any]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of arrays, in their order."""
-    digest = hashlib.sha256()
-    for key, leaf in leaves.items():
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder holds a checkpoint."""
+    return _page(path).is_file()
 
 
 def _page(path: str | Path) -> Path:

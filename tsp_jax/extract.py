@@ -20,23 +20,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32
 
-import tsp_jax
-from tsp_jax import (
-    annotations,
-    checkpoints,
-    cli,
-    clip_stream,
-    clips,
-    compiled,
-    encoder,
-    features,
-    files,
-    laps,
-    memory,
-    segments,
-    sharding,
-    video,
-)
+from tsp_jax import checkpoints, clips, features, version, video_list, weights
+from tsp_jax.extraction import batches, clip_stream
+from tsp_jax.system import cli, compilation, cpu, files, malloc, tables, timing
+from tsp_jax.video import decoding
 
 _TRACED_BATCHES = 8  # a trace is kept in memory until it is written, and grows by megabytes a batch
 
@@ -51,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.profile is not None:
             Path(options.profile).mkdir(parents=True, exist_ok=True)
-        videos = annotations.list_videos(options.videos, options.metadata_csv)
-        videos = annotations.shard(videos, options.num_shards, options.shard_id)
+        videos = video_list.list_videos(options.videos, options.metadata_csv)
+        videos = video_list.shard(videos, options.num_shards, options.shard_id)
         settings = read_settings(options)
-        checkpoint = checkpoints.open_any(options.checkpoint)
+        checkpoint = weights.open_any(options.checkpoint)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,9 +98,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def prepare_jax() -> None:
     """What a command that extracts does before any other use of JAX: see the three functions."""
-    memory.keep_freed()
-    sharding.split_cpu()
-    compiled.keep_programs()
+    malloc.keep_freed()
+    cpu.split_cpu()
+    compilation.keep_programs()
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -129,8 +116,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="a clip's frames: the original's, or the plain grid",
     )
     add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch, for each device; a CPU is one")
-    add("--dtype", choices=list(encoder.DTYPES), default="float32", help="of the computation; features are float32")
-    add("--decoder", choices=video.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
+    add("--dtype", choices=list(batches.DTYPES), default="float32", help="of the computation; features are float32")
+    add("--decoder", choices=decoding.DECODERS, default="pyav", help="decord refuses files that it is known to read wrongly")
     add("--workers", type=cli.positive_int, default=cores(), help="videos decoded at once; the cores, 16 at most")
 
 
@@ -146,7 +133,7 @@ def read_settings(options: argparse.Namespace) -> "Settings":
 
 def cores() -> int:
     """Videos that are worth decoding at once by default: the cores that this process may use, up to 16."""
-    return min(cli.cores(), 16)
+    return min(cpu.cores(), 16)
 
 
 @contextlib.contextmanager
@@ -169,7 +156,7 @@ def write_errors(path: Path, failures: list["Failure"]) -> None:
         path.unlink(missing_ok=True)
         return
     rows = [(failure.video, failure.reason, failure.clips_kept) for failure in failures]
-    segments.write_table(path, ("video", "reason", "clips_kept"), rows, errors="backslashreplace")
+    tables.write_table(path, ("video", "reason", "clips_kept"), rows, errors="backslashreplace")
 
 
 def _print_summary(summary: "Summary", output: str, errors_csv: Path) -> None:
@@ -206,7 +193,7 @@ def _write_stages(path: Path, summary: "Summary") -> None:
 
 
 def _stages(summary: "Summary") -> dict[str, float]:
-    return laps.stages(summary.main_sec, summary.threads_sec, summary.compute_sec)
+    return timing.stages(summary.main_sec, summary.threads_sec, summary.compute_sec)
 
 
 def _print_stages(summary: "Summary", folder: str) -> None:
@@ -239,7 +226,7 @@ class Settings:
     """
 
     geometry: clips.ClipGeometry
-    decoder: video.Decoder
+    decoder: decoding.Decoder
     dtype: str
     batch_size: int
     workers: int
@@ -308,13 +295,13 @@ def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> fe
         "dtype": settings.dtype,
         "checkpoint": checkpoint.origin.source,
         "checkpoint_sha256": checkpoint.weights_sha256,
-        "tsp_jax_version": tsp_jax.__version__,
+        "tsp_jax_version": version.__version__,
     }
 
 
 def extract(
     checkpoint: checkpoints.Checkpoint,
-    videos: Sequence[annotations.Video],
+    videos: Sequence[video_list.Video],
     writer: Sink,
     settings: Settings,
     *,
@@ -376,15 +363,15 @@ class _Progress:
 def _extract_new(
     checkpoint: checkpoints.Checkpoint,
     also: Sequence[checkpoints.Checkpoint],
-    new: Sequence[annotations.Video],
+    new: Sequence[video_list.Video],
     writer: Sink,
     settings: Settings,
     stop_on_error: bool,
     trace_dir: str | None,
     summary: Summary,
 ) -> None:
-    geometry, own = settings.geometry, laps.Laps()
-    model = encoder.Encoder(
+    geometry, own = settings.geometry, timing.Laps()
+    model = batches.Encoder(
         checkpoint,
         clip_len=geometry.clip_len,
         stride=geometry.stride,
@@ -411,9 +398,9 @@ def _extract_new(
             del progress[video.job]
             item = new[video.job]
             if video.rows:
-                own.end(laps.OTHER)
+                own.end(timing.OTHER)
                 writer.commit(item.name, *_dataset(video))
-                own.end(laps.WRITE)
+                own.end(timing.WRITE)
                 summary.videos += 1
                 summary.clips += len(video.rows)
             if video.reason:
@@ -421,7 +408,7 @@ def _extract_new(
                 bar.write(f"{item.path}: {video.reason} ({len(video.rows)} clips kept)", file=sys.stderr)
                 summary.stopped = stop_on_error
 
-        def receive(results: list[encoder.Result]) -> None:
+        def receive(results: list[batches.Result]) -> None:
             for (video, row), vector in results:
                 video.rows[row] = vector
             for video in {video for (video, _), _ in results}:
@@ -431,9 +418,9 @@ def _extract_new(
             bar.set_postfix_str(f"{clips_back / max(bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
             bar.update(len(new) - len(progress) + partly - bar.n)
 
-        own.end(laps.OTHER)
+        own.end(timing.OTHER)
         for message in stream:
-            own.end(laps.WAIT_FOR_CLIPS)
+            own.end(timing.WAIT_FOR_CLIPS)
             video = progress[message.job]
             match message:
                 case clip_stream.Opened():
@@ -451,17 +438,17 @@ def _extract_new(
                     settle(video)
             if model.batches == _TRACED_BATCHES:
                 trace.close()
-            own.end(laps.OTHER)
+            own.end(timing.OTHER)
             if summary.stopped:
                 break
         receive(model.flush())
-    own.end(laps.OTHER)
+    own.end(timing.OTHER)
     summary.compute_sec, summary.main_sec = model.compute_sec, own.seconds
-    summary.threads, summary.threads_sec = len(stream.laps), laps.total(stream.laps)
-    waits = summary.threads_sec.get(laps.WAIT_FOR_ROOM, 0.0)
+    summary.threads, summary.threads_sec = len(stream.laps), timing.total(stream.laps)
+    waits = summary.threads_sec.get(timing.WAIT_FOR_ROOM, 0.0)
     summary.decode_sec = sum(summary.threads_sec.values()) - waits
-    summary.threads_sec[laps.IDLE] = max(0.0, len(stream.laps) * sum(own.seconds.values()) - summary.decode_sec - waits)
-    name, share = laps.bound_by(own.seconds)
+    summary.threads_sec[timing.IDLE] = max(0.0, len(stream.laps) * sum(own.seconds.values()) - summary.decode_sec - waits)
+    name, share = timing.bound_by(own.seconds)
     summary.bound_by = f"{name} ({share:.0%} of the time of the main thread)"
 
 
@@ -488,7 +475,7 @@ def _bar(total: int) -> tqdm.tqdm:
     )
 
 
-def _check_same_metadata(item: annotations.Video, done: features.Attributes) -> None:
+def _check_same_metadata(item: video_list.Video, done: features.Attributes) -> None:
     """Refuses a video done under another frame rate or number of frames.
 
     Raises:

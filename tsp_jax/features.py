@@ -27,7 +27,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Float32, Int64
 
-from tsp_jax import cli, clips, files
+from tsp_jax import clips
+from tsp_jax.system import cli, files
 
 FORMAT_VERSION = 1
 FEATURE_DTYPE = np.dtype(np.float32)

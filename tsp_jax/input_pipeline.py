@@ -23,7 +23,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from tsp_jax import annotations, features, memory, records, segments, transforms
+from tsp_jax import features, groundtruth, records, transforms, video_list
+from tsp_jax.system import malloc
 
 Batch = dict[str, np.ndarray]
 VALID_CLIPS = 5  # of each segment, evenly spaced: the original's
@@ -53,7 +54,7 @@ class Split:
         """A clip in words, for messages."""
         filename = self.index.video_filename[self.index.segment_video[segment]]
         action = int(self.index.segment_action[segment])
-        label = self.labels[action] if action >= 0 else segments.NO_ACTION
+        label = self.labels[action] if action >= 0 else groundtruth.NO_ACTION
         return (
             f"{filename} from {place / records.FRAME_RATE:.2f} s ({label}, line {self.index.segment_row[segment] + 2} of the "
             "ground truth)"
@@ -182,8 +183,10 @@ def train_clips(split: Split, *, clips_per_segment: int, balanced: bool, seed: i
     index = split.index
     streams = [np.arange(len(index.segment_row))]
     if balanced:
-        streams = [np.flatnonzero(index.segment_temporal_region == region) for region in range(len(segments.TEMPORAL_REGIONS))]
-        empty = [name for name, rows in zip(segments.TEMPORAL_REGIONS, streams, strict=True) if not len(rows)]
+        streams = [
+            np.flatnonzero(index.segment_temporal_region == region) for region in range(len(groundtruth.TEMPORAL_REGIONS))
+        ]
+        empty = [name for name, rows in zip(groundtruth.TEMPORAL_REGIONS, streams, strict=True) if not len(rows)]
         if empty:
             raise ValueError(f"{split.folder}: no segment of {', '.join(empty)}, so nothing to balance; turn balancing off")
 
@@ -272,7 +275,7 @@ def _rows_of_process(
 def _read_ahead(
     rows: grain.MapDataset, local: int, split: Split, start_step: int, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
-    memory.keep_freed()
+    malloc.keep_freed()
     # A batch is one element before anything runs in parallel: neither workers nor threads can change what stands in it.
     batches = rows.batch(local, batch_fn=list).map(lambda clips: read_clips(split, clips))[start_step:]
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
@@ -285,7 +288,7 @@ def _read_ahead(
 
 
 def _begin_worker(worker_index: int, worker_count: int) -> None:
-    memory.keep_freed()
+    malloc.keep_freed()
 
 
 def _valid_clip(index: records.Index, segment: int, number: int) -> Clip:
@@ -311,7 +314,7 @@ def _join(index: records.Index, path: str | Path) -> Float32[np.ndarray, "v f"]:
             "data.gvf empty for a model without"
         )
     vectors = features.read_global_features(path)
-    names = [annotations.video_name(Path(filename)) for filename in index.video_filename]
+    names = [video_list.video_name(Path(filename)) for filename in index.video_filename]
     missing = [name for name in names if name not in vectors]
     if missing:
         raise records.RecordsError(

@@ -17,7 +17,8 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float
 
-from tsp_jax import annotations, cli, features, segments
+from tsp_jax import features, groundtruth, video_list
+from tsp_jax.system import cli
 
 PENALTY = 1e-3  # half of it times the squared length of the weights joins the mean loss
 _MARGIN_SEC = 1e-6  # times in CSV files are rounded
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.show_any_name()
     scores = []
     try:
-        truth, test_truth = (segments.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
+        truth, test_truth = (groundtruth.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
         for path, test_path in zip(options.features, options.test_features, strict=True):
             scores.append(score(*labelled_clips(path, truth), *labelled_clips(test_path, test_truth)))
     except (features.FeatureFileError, ValueError, OSError) as error:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def labelled_clips(
-    path: str | Path, truth: Sequence[segments.Segment]
+    path: str | Path, truth: Sequence[groundtruth.Segment]
 ) -> tuple[Float[np.ndarray, "n f"], Bool[np.ndarray, " n"]]:
     """The features of the clips within one segment, and whether it is an action.
 
@@ -77,7 +78,7 @@ def labelled_clips(
             if not np.all(np.isfinite(found)):
                 raise ValueError(f"{path} (video {name!r}): expected finite features, found NaN or infinity; extract it again")
             rows.append(found)
-            acting.append(np.full(len(found), item.temporal_region == segments.ACTION))
+            acting.append(np.full(len(found), item.temporal_region == groundtruth.ACTION))
     found, labels = np.concatenate(rows or [np.zeros((0, 1))]), np.concatenate(acting or [np.zeros(0, bool)])
     if not 0 < np.count_nonzero(labels) < len(labels):
         raise ValueError(
@@ -87,15 +88,15 @@ def labelled_clips(
     return found.astype(np.float64), labels
 
 
-def by_video(truth: Sequence[segments.Segment]) -> dict[str, list[segments.Segment]]:
+def by_video(truth: Sequence[groundtruth.Segment]) -> dict[str, list[groundtruth.Segment]]:
     """The segments of each video, by the name of its features."""
-    of_video: dict[str, list[segments.Segment]] = collections.defaultdict(list)
+    of_video: dict[str, list[groundtruth.Segment]] = collections.defaultdict(list)
     for item in truth:
-        of_video[annotations.video_name(Path(item.filename))].append(item)
+        of_video[video_list.video_name(Path(item.filename))].append(item)
     return dict(of_video)
 
 
-def within(times: tuple[Float[np.ndarray, " n"], float], segment: segments.Segment) -> Bool[np.ndarray, " n"]:
+def within(times: tuple[Float[np.ndarray, " n"], float], segment: groundtruth.Segment) -> Bool[np.ndarray, " n"]:
     """Which clips, of these starts and this length in seconds, lie in a segment from their first moment to their last."""
     starts_sec, length_sec = times
     return (starts_sec >= segment.start_sec - _MARGIN_SEC) & (starts_sec + length_sec <= segment.end_sec + _MARGIN_SEC)

@@ -31,8 +31,9 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32, Float64, Int64
 
-from tsp_jax import annotations, checkpoints, cli, extract, features, predictions, segments
+from tsp_jax import checkpoints, extract, features, groundtruth, predictions, video_list, weights
 from tsp_jax.models import functional, video_resnet
+from tsp_jax.system import cli
 
 _ROWS_AT_ONCE = 256  # one shape to compile, whatever a video's number of clips
 _heads = jax.jit(functional.heads, static_argnums=0)
@@ -46,15 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.show_any_name()
     extract.prepare_jax()
     try:
-        model = checkpoints.open_any(options.checkpoint)
+        model = weights.open_any(options.checkpoint)
         heads = head_names(model, options.head)
         labels = action_labels(model, heads, options.labels)
         _check_gvf_flags(model, options)
-        start = None if options.gvf_checkpoint is None else checkpoints.open_any(options.gvf_checkpoint)
+        start = None if options.gvf_checkpoint is None else weights.open_any(options.gvf_checkpoint)
         _check_width(model, start, options.gvf_checkpoint)
         settings, videos = extract.read_settings(options), []
         if options.features is None:
-            videos = annotations.list_videos(options.videos, options.metadata_csv)
+            videos = video_list.list_videos(options.videos, options.metadata_csv)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -140,7 +141,7 @@ def head_names(model: checkpoints.Checkpoint, asked: str | None) -> tuple[str, .
       ValueError: there is no head, a head alone has two classes and nothing is asked, or what is asked can't be.
     """
     counts, name = model.config.label_counts, model.origin.source
-    regions = len(segments.TEMPORAL_REGIONS)
+    regions = len(groundtruth.TEMPORAL_REGIONS)
     if not counts:
         raise ValueError(f"{name}: expected a trained model with heads, found an encoder alone; give a run's workdir")
     if len(counts) == 2:
@@ -175,7 +176,7 @@ def action_labels(model: checkpoints.Checkpoint, heads: Sequence[str], mapping: 
     count = model.config.label_counts[0]
     if mapping is None:
         return tuple(str(number) for number in range(count))
-    labels = segments.read_label_mapping(mapping)
+    labels = groundtruth.read_label_mapping(mapping)
     if len(labels) != count:
         raise ValueError(
             f"{mapping}: {len(labels)} labels, expected the {count} classes that {model.origin.source} was trained with"
@@ -247,7 +248,7 @@ class Source:
 def _extracted(
     model: checkpoints.Checkpoint,
     start: checkpoints.Checkpoint | None,
-    videos: Sequence[annotations.Video],
+    videos: Sequence[video_list.Video],
     options: argparse.Namespace,
     settings: extract.Settings,
     failures: list[extract.Failure],
@@ -318,7 +319,7 @@ def predict(
     """
     variables = jax.device_put(model.variables, jax.local_devices()[0])
     model = dataclasses.replace(model, variables=variables)
-    listed = {annotations.video_name(Path(failure.video)) for failure in failures}
+    listed = {video_list.video_name(Path(failure.video)) for failure in failures}
     videos, geometry, pooled = {}, None, ""
     for name in tqdm.tqdm(source.names, "predict", unit="video", disable=None):
         item = features.read(source.features, name)
@@ -376,7 +377,7 @@ def predict_video(
     of_head = dict(zip(heads, probabilities(model, item.features, gvf), strict=True))
     foreground, classes, best = None, None, None
     if "temporal_region" in of_head:
-        foreground = of_head["temporal_region"][:, segments.TEMPORAL_REGIONS.index(segments.ACTION)]
+        foreground = of_head["temporal_region"][:, groundtruth.TEMPORAL_REGIONS.index(groundtruth.ACTION)]
     action = of_head.get("action")
     if action is not None:
         classes = np.argsort(-action, axis=1, kind="stable")[:, :top_classes]
@@ -473,7 +474,7 @@ def read_segments(
         for run in np.split(kept, np.flatnonzero(np.diff(numbers[kept]) > 1) + 1):
             if not len(run):
                 continue
-            label, score = segments.ACTION, 1.0
+            label, score = groundtruth.ACTION, 1.0
             if foreground is not None:
                 score *= float(foreground[run].mean())
             if action is not None:

@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
-import tsp_jax
-from tsp_jax import clips, files, segments
+from tsp_jax import clips, groundtruth, version
+from tsp_jax.system import files
 
 FORMAT_VERSION = 1
 VERSION = "VERSION 1.3"  # of ActivityNet's annotations, which its evaluation asks for
@@ -128,7 +128,7 @@ def write(path: str | Path, predictions: Predictions) -> None:
         },
         "tsp_jax": {
             "format_version": FORMAT_VERSION,
-            "tsp_jax_version": tsp_jax.__version__,
+            "tsp_jax_version": version.__version__,
             "checkpoint": predictions.checkpoint,
             "checkpoint_sha256": predictions.checkpoint_sha256,
             "gvf": predictions.gvf,
@@ -239,7 +239,7 @@ def _video(page: Mapping[str, Any], result: object, name: str, of: Predictions) 
             raise ValueError(f"{name}: top_probabilities: expected one for each of top_classes, falling in a row")
     if not isinstance(result, list) or len(result) > _MAX_SEGMENTS:
         raise ValueError(f"results: {name}: expected a list of at most {_MAX_SEGMENTS} segments")
-    known = frozenset(of.labels or (segments.ACTION,))
+    known = frozenset(of.labels or (groundtruth.ACTION,))
     found = tuple(_segment(item, f"results: {name}", known, duration_sec) for item in result)
     return Video(duration_sec, _text(page, "damage", name), found, starts, foreground, classes, probabilities)
 

@@ -23,26 +23,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from tsp_jax import (
-    checkpoints,
-    cli,
-    compiled,
-    config,
-    features,
-    files,
-    input_pipeline,
-    interruption,
-    memory,
-    metrics,
-    optim,
-    records,
-    run_log,
-    run_state,
-    segments,
-    sharding,
-    train_step,
-)
+from tsp_jax import checkpoints, config, features, groundtruth, input_pipeline, records, weights
 from tsp_jax.models import functional, video_resnet
+from tsp_jax.system import cli, compilation, cpu, files, malloc, sharding, trees
+from tsp_jax.training import interruption, metrics, optim, processes, run_checkpoints, run_log, train_step
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -55,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 the run failed, 2 wrong use, 130 interrupted."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     cli.show_any_name()
-    memory.keep_freed()
-    compiled.keep_programs()
+    malloc.keep_freed()
+    compilation.keep_programs()
     stop = interruption.Interruption()
     try:
         with stop:
             recipe = config.read(config.load(options.config, options.changes))
-            sharding.start_processes(options.coordinator, options.num_processes, options.process_id)
-            cores = sharding.split_cpu(recipe.data.batch_size // recipe.compute.accumulate)
+            processes.start_processes(options.coordinator, options.num_processes, options.process_id)
+            cores = cpu.split_cpu(recipe.data.batch_size // recipe.compute.accumulate)
             finished = run(recipe, Path(options.workdir), stop, cores=cores, eval_only=options.eval_only)
         status = 0 if finished else 130
     except KeyboardInterrupt:
@@ -249,7 +233,7 @@ def run(
             """Evaluates and keeps the weights, unless asked to stop. The log's line comes last: where it is, all is done."""
             nonlocal best_accuracy
             values = evaluator.evaluate(state.variables)
-            memory.give_back()
+            malloc.give_back()
             if values is None:
                 return False
             last.wait()
@@ -282,8 +266,8 @@ def run(
             unread.append(Seen(step, seen, names))
             clips.fetch()  # the next batch, while the step runs
             jax.block_until_ready(seen.loss)
-            if step - first <= memory.SETTLING_STEPS:
-                memory.give_back()
+            if step - first <= malloc.SETTLING_STEPS:
+                malloc.give_back()
             if log is not None:
                 log.advance(step)
 
@@ -398,7 +382,7 @@ def check_data(recipe: config.Recipe, split: input_pipeline.Split) -> None:
     Raises:
       ValueError: they are not.
     """
-    known = {"action": split.labels, "temporal_region": segments.TEMPORAL_REGIONS}
+    known = {"action": split.labels, "temporal_region": groundtruth.TEMPORAL_REGIONS}
     wrong = [
         f"model.label_counts: {count} classes of {name}; the data set has {len(known[name])} ({', '.join(known[name][:5])}…)"
         for name, count in zip(recipe.model.labels, recipe.model.label_counts, strict=True)
@@ -449,7 +433,7 @@ def starting_variables(recipe: config.Recipe) -> tuple[functional.Variables, lis
     wanted, spec = recipe.model_config, recipe.init.checkpoint
     if spec == "random":
         return functional.init(wanted, recipe.seed), [f"weights: random, drawn by seed {recipe.seed}"]
-    checkpoint = checkpoints.open_any(spec)
+    checkpoint = weights.open_any(spec)
     if checkpoint.config.backbone != wanted.backbone:
         raise ValueError(f"{spec}: its backbone is {checkpoint.config.backbone}; the recipe's is {wanted.backbone}")
     kept = wanted.head_names if recipe.init.heads == "kept" else ()
@@ -459,14 +443,14 @@ def starting_variables(recipe: config.Recipe) -> tuple[functional.Variables, lis
         return {kind: {name: tree[name] for name in names if name in tree} for kind, tree in variables.items()}
 
     parts, expected = taken(checkpoint.variables, found), taken(functional.shapes(wanted), {"features", *kept})
-    checkpoints.check_keys(checkpoints.shapes(expected), checkpoints.shapes(parts), spec)
+    trees.check_keys(trees.shapes(expected), trees.shapes(parts), spec)
     fresh = functional.init(wanted, recipe.seed)
     variables = {kind: {**tree, **parts[kind]} for kind, tree in fresh.items()}
     origin = checkpoint.origin
     left = [name for name in checkpoint.config.head_names if name not in found]
     lines = [
         f"weights: {wanted.backbone} from {spec} ({origin.source}; weights SHA-256 {checkpoint.weights_sha256[:8]}): "
-        f"{len(checkpoints.flatten(parts))} arrays loaded",
+        f"{len(trees.flatten(parts))} arrays loaded",
         f"heads: {', '.join(kept)} kept" if kept else f"heads: {', '.join(wanted.head_names)} new, drawn by seed {recipe.seed}",
         *([f"not loaded: {', '.join(left)}"] if left else []),
         *([f"note: {origin.note}"] if origin.note else []),
@@ -691,9 +675,9 @@ def export(workdir: Path, recipe: config.Recipe, variables: functional.Variables
         checkpoints.save(workdir / name, checkpoint, overwrite=True)
 
 
-def keeper(stack: contextlib.ExitStack, folder: Path, *, read_only: bool) -> run_state.Keeper:
+def keeper(stack: contextlib.ExitStack, folder: Path, *, read_only: bool) -> run_checkpoints.Keeper:
     """A keeper that is closed when the stack is, so that what is being saved is there."""
-    made = run_state.Keeper(folder, read_only=read_only)
+    made = run_checkpoints.Keeper(folder, read_only=read_only)
 
     def close(kind: type[BaseException] | None, *_: object) -> None:
         # After an error of one process alone the others do not come to meet it.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from tsp_jax.models import winograd
+from tsp_jax.models.cpu import winograd
 
 # On a CPU `winograd` pays from so many products for each number in and out, which its sums move; from so many pixels, below
 # which the sums of the kernel weigh; and along an axis of so many.

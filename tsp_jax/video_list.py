@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import clips, segments
+from tsp_jax import clips
+from tsp_jax.system import tables
 
 EXTENSIONS = frozenset(  # what a folder is searched for
     ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"]
@@ -89,13 +90,13 @@ def _raise(error: OSError) -> None:
 def _read_metadata(path: Path, root: Path) -> list[Video]:
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
-    videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in segments.read_table(path, METADATA_COLUMNS)]
+    videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in tables.read_table(path, METADATA_COLUMNS)]
     if not videos:
         raise ValueError(f"{path}: lists no video")
     return videos
 
 
-def _metadata_row(row: segments.TableRow, where: str, root: Path) -> Video:
+def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
     filename = row.fields.get("filename", "")
     name, path = video_name(Path(filename)), root / filename
     try:
@@ -113,7 +114,7 @@ def _metadata_row(row: segments.TableRow, where: str, root: Path) -> Video:
         return Video(name, path, fault=f"{where}: {error}")
 
 
-def _number(row: segments.TableRow, column: str) -> float:
+def _number(row: tables.TableRow, column: str) -> float:
     try:
         return float(row.fields[column])
     except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Any
 import tensorboardX
 import tqdm
 
-from tsp_jax import files
+from tsp_jax.system import files
 
 Line = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from tsp_jax import checkpoints
+from tsp_jax.system import trees
 
 Page = dict[str, Any]
 _DIGEST = "state_sha256"  # in the page as written: what TensorStore keeps of arrays has no checksum
@@ -56,7 +56,7 @@ class Keeper:
         if self._manager is None or self.latest() == step:
             return
         flat = _flat(state)
-        page = {**page, _DIGEST: checkpoints.sha256(flat)}
+        page = {**page, _DIGEST: trees.sha256(flat)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(page))
         try:
             self._manager.save(step, args=items)
@@ -76,10 +76,10 @@ class Keeper:
             except Exception as error:  # as in `_read`
                 raise self._unreadable(error) from error
             found = {} if metadata is None else _shapes(metadata.tree)
-        checkpoints.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
+        trees.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
         read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
         page = dict(read["page"])
-        if page.pop(_DIGEST, "") != checkpoints.sha256({key: read["state"][key] for key in wanted}):
+        if page.pop(_DIGEST, "") != trees.sha256({key: read["state"][key] for key in wanted}):
             raise self._unreadable(ValueError("the arrays are not those that were saved"))
         structure = jax.tree_util.tree_structure(like)
         return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), page

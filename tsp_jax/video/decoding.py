@@ -19,7 +19,9 @@ import av.video.reformatter
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from tsp_jax import clips, containers, h264, laps
+from tsp_jax import clips
+from tsp_jax.system import timing
+from tsp_jax.video import containers, h264
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
@@ -159,7 +161,7 @@ class Reader:
         packets a frame); those given so far are of no use, and `rescan` tells the true times.
     """
 
-    def __init__(self, video: Scan, needed: Bool[np.ndarray, " n"], decoder: Decoder = "pyav", own: laps.Laps | None = None):
+    def __init__(self, video: Scan, needed: Bool[np.ndarray, " n"], decoder: Decoder = "pyav", own: timing.Laps | None = None):
         """Prepares the pass; the file is opened when iteration begins.
 
         Args:
@@ -177,7 +179,7 @@ class Reader:
             _check_decord(video)
         self.video, self.needed, self.decoder = video, needed, decoder
         self.decoded, self.damage, self.misdated = 0, "", False
-        self._laps = own or laps.Laps()
+        self._laps = own or timing.Laps()
         self._left_out: int | None = 0  # packets that the decoder was not given; None when it is to be given all
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
@@ -188,9 +190,9 @@ class Reader:
             try:
                 for number, frame in _in_order(frames):
                     if self.needed[number] and number > last:
-                        self._laps.end(laps.DECODE)
+                        self._laps.end(timing.DECODE)
                         pixels = to_rgb(frame)
-                        self._laps.end(laps.CONVERT)
+                        self._laps.end(timing.CONVERT)
                         yield number, pixels
                         remaining, last = remaining - 1, number
                         if not remaining:
@@ -202,7 +204,7 @@ class Reader:
                 self.decoded, self._left_out = 0, None
             finally:
                 frames.close()
-                self._laps.end(laps.DECODE)
+                self._laps.end(timing.DECODE)
 
     def _pyav(self) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """Intact frames by number, as they come; None in place of those that nobody needs."""

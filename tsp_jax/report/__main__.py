@@ -22,20 +22,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Bool, Float32, Int64
 
-import tsp_jax
-from tsp_jax import (
-    annotations,
-    cli,
-    features,
-    figures,
-    files,
-    linear_probe,
-    predictions,
-    report_training,
-    report_video,
-    segments,
-    video,
-)
+from tsp_jax import features, groundtruth, linear_probe, predictions, version, video_list
+from tsp_jax.report import figures, training_section, video_section
+from tsp_jax.system import cli, files
+from tsp_jax.video import decoding
 
 SAMPLED_CLIPS = 50_000  # the projection and the probe are of about as many at most, evenly from all videos
 DRAWN_CLIPS = 5_000  # and as many are drawn
@@ -58,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.features:
             _add_features(page, options)
         if options.metrics:
-            page.training = report_training.read(options.metrics)
+            page.training = training_section.read(options.metrics)
         text = render(page)
         with files.replacing(options.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -165,7 +155,7 @@ class Page:
     models: list[Model] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     unread: int = 0
-    videos: list[report_video.Part] = dataclasses.field(default_factory=list)
+    videos: list[video_section.Part] = dataclasses.field(default_factory=list)
     classes: list[str] = dataclasses.field(default_factory=list)
     projections: list[Projection] = dataclasses.field(default_factory=list)
     probes: list[Probe] = dataclasses.field(default_factory=list)
@@ -174,7 +164,7 @@ class Page:
     has_predictions: bool = False
     predicted_by: str = ""
     reading: str = predictions.READING
-    training: report_training.Training | None = None
+    training: training_section.Training | None = None
 
     @property
     def legend(self) -> list[tuple[str, str]]:
@@ -193,13 +183,13 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, finalize=cleaned, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["time"] = report_video.time
+    environment.filters["time"] = video_section.time
     source = importlib.resources.files("tsp_jax").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         page=page,
-        version=tsp_jax.__version__,
+        version=version.__version__,
         listed=page.videos[:LISTED_VIDEOS],
-        listed_segments=report_video.LISTED_SEGMENTS,
+        listed_segments=video_section.LISTED_SEGMENTS,
         colours=figures.COLOURS,
         grey=figures.GREY,
         shades=figures.shades(9),
@@ -229,7 +219,7 @@ def _add_features(page: Page, options: argparse.Namespace) -> None:
     paths = _paths(page, options.videos, sorted(pictured))
     page.has_truth, page.has_predictions = options.groundtruth is not None, options.predictions is not None
     count = collections.Counter(
-        item.action_label for items in truth.values() for item in items if item.temporal_region == segments.ACTION
+        item.action_label for items in truth.values() for item in items if item.temporal_region == groundtruth.ACTION
     )
     page.classes = [label for label, _ in sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))]
     colours = {label: place for place, label in enumerate(page.classes[: len(figures.COLOURS)])}
@@ -243,7 +233,7 @@ def _add_features(page: Page, options: argparse.Namespace) -> None:
                 page.notes += sample.add(by_model[model.name], truth.get(name) or fitted.get(name))
         if name not in fitted:
             strip = _frames(page, paths[name]) if name in paths else "" if name in pictured else None
-            page.videos.append(report_video.describe(by_model, truth.get(name), predicted, colours, strip))
+            page.videos.append(video_section.describe(by_model, truth.get(name), predicted, colours, strip))
 
     for sample in samples:
         page.projections += _projection(page, sample, names)
@@ -289,7 +279,7 @@ def _models(paths: Sequence[str], names: Sequence[str] | None) -> list[Model]:
     return models
 
 
-def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list[segments.Segment]]:
+def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list[groundtruth.Segment]]:
     """The segments of these videos, by name; nothing without a file.
 
     Raises:
@@ -297,7 +287,7 @@ def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list
     """
     if path is None:
         return {}
-    found = linear_probe.by_video(segments.read_groundtruth(path))
+    found = linear_probe.by_video(groundtruth.read_groundtruth(path))
     _check_belong(path, list(found), names)
     page.notes += _missing("{} of " + path + " have no features, and are left out", found, names)
     return {name: found[name] for name in names if name in found}
@@ -311,7 +301,7 @@ def _paths(page: Page, folder: str | None, names: Sequence[str]) -> dict[str, Pa
     """
     if folder is None:
         return {}
-    found = {item.name: item.path for item in annotations.list_videos(folder) if not item.fault}
+    found = {item.name: item.path for item in video_list.list_videos(folder) if not item.fault}
     if names:
         _check_belong(folder, list(found), names)
     page.notes += _missing("{} have no file in " + folder, names, found)
@@ -342,8 +332,8 @@ def _predictions(
 def _frames(page: Page, path: Path) -> str:
     """A strip of a video; what keeps it from being read is noted."""
     try:
-        strip, damage = report_video.frames(path)
-    except video.VideoError as error:
+        strip, damage = video_section.frames(path)
+    except decoding.VideoError as error:
         page.notes.append(f"{path}: {error}; no frames of it are shown")
         page.unread += 1
         return ""
@@ -387,7 +377,7 @@ class Sample:
         self._rows: dict[str, Float32[np.ndarray, "n f"]] = {}
         self._labels: dict[str, Int64[np.ndarray, " n"]] = {}
 
-    def add(self, found: features.VideoFeatures, truth: Sequence[segments.Segment] | None) -> list[str]:
+    def add(self, found: features.VideoFeatures, truth: Sequence[groundtruth.Segment] | None) -> list[str]:
         """Takes at most about `limit` clips of a video, evenly; returns notes of what was found.
 
         Raises:
@@ -411,9 +401,9 @@ class Sample:
         labels = np.full(len(found.features), _NEITHER)
         for item in truth or []:
             # Classes of the videos that a probe is fitted on need no number of their own.
-            number = self._numbers.get(item.action_label, 0) if item.temporal_region == segments.ACTION else _BACKGROUND
+            number = self._numbers.get(item.action_label, 0) if item.temporal_region == groundtruth.ACTION else _BACKGROUND
             labels[linear_probe.within(times, item) & (labels == _NEITHER)] = number
-        finite = report_video.finite(found)
+        finite = video_section.finite(found)
         if not np.all(finite):
             notes.append(
                 f"{where}: {np.count_nonzero(~finite)} of {len(finite)} clips hold NaN or infinity, the first is row "

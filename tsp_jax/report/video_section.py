@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from tsp_jax import features, figures, predictions, segments, video
+from tsp_jax import features, groundtruth, predictions
+from tsp_jax.report import figures
+from tsp_jax.video import decoding
 
 THUMBNAILS = 10
 MATRIX_CLIPS = 200  # a matrix has at most as many rows
@@ -84,7 +86,7 @@ class Part:
 
 def describe(
     by_model: Mapping[str, features.VideoFeatures],
-    truth: Sequence[segments.Segment] | None,
+    truth: Sequence[groundtruth.Segment] | None,
     predicted: predictions.Predictions | None,
     colours: Mapping[str, int],
     strip: str | None,
@@ -99,7 +101,7 @@ def describe(
       strip: its frames as a data URI, or empty; None for a video without pictures.
     """
     found = next(iter(by_model.values()))
-    actions = None if truth is None else [item for item in truth if item.temporal_region == segments.ACTION]
+    actions = None if truth is None else [item for item in truth if item.temporal_region == groundtruth.ACTION]
     said = predicted.videos.get(found.name) if predicted else None
     part = Part(
         name=found.name,
@@ -134,17 +136,17 @@ def frames(path: Path) -> tuple[str, str]:
     Raises:
       VideoError: it can't be read.
     """
-    scanned = video.scan(path)
+    scanned = decoding.scan(path)
     for _ in range(2):
         count = len(scanned.timeline.pts)
         chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
         needed = np.zeros(count, bool)
         needed[chosen] = True
-        reader = video.Reader(scanned, needed)
+        reader = decoding.Reader(scanned, needed)
         found = dict(reader)
         if not reader.misdated:
             break
-        scanned = video.rescan(scanned)
+        scanned = decoding.rescan(scanned)
     return figures.strip([found.get(number) for number in chosen.tolist()]), reader.damage
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from tsp_jax import checkpoints, compiled, laps, memory, transforms
+from tsp_jax import checkpoints, transforms
 from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.system import compilation, malloc, timing
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AXIS = "data"
@@ -47,7 +48,7 @@ class Encoder:
         dtype: str = "float32",
         batch_size: int = 32,
         also: Sequence[checkpoints.Checkpoint] = (),
-        own: laps.Laps | None = None,
+        own: timing.Laps | None = None,
     ):
         """Places the weights on the devices; the program is compiled by the first batch.
 
@@ -60,7 +61,7 @@ class Encoder:
           also: more encoders of the same clips; their features stand to the right of the first one's.
           own: of the thread that calls; takes the time of packing, sending and waiting.
         """
-        self._laps = own or laps.Laps()
+        self._laps = own or timing.Laps()
         every = (checkpoint, *also)
         self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
         devices = jax.local_devices()
@@ -87,7 +88,7 @@ class Encoder:
         self._in_flight: collections.deque[tuple[_Batch, list[list[Any]], Array]] = collections.deque()
         self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
         self._busy_since = 0.0
-        self._laps.end(laps.OTHER)
+        self._laps.end(timing.OTHER)
 
     def add(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
         """Takes a clip; returns results that have come back since, each with the tag that its clip was given.
@@ -106,7 +107,7 @@ class Encoder:
                 results += self._send()
         if self._one_by_one:  # lanes in turn, so that all have work when there is little
             self._lane = (self._lane + 1) % len(self._lanes)
-        self._laps.end(laps.PACK)
+        self._laps.end(timing.PACK)
         return results
 
     def flush(self) -> list[Result]:
@@ -117,17 +118,17 @@ class Encoder:
         return results
 
     def _send(self) -> list[Result]:
-        self._laps.end(laps.PACK)
+        self._laps.end(timing.PACK)
         if not self._in_flight:
             self._busy_since = time.perf_counter()
         sent = self._filling
         sent.count[:] = [len(lane.tags) for lane in self._lanes]
         batch = jax.device_put(sent.arrays, self._split)
-        self._laps.end(laps.TRANSFER)
+        self._laps.end(timing.TRANSFER)
         found, self._frames = self._step(self._variables, self._frames, *batch)
         if self.batches < _SETTLING_BATCHES or self.batches % _GIVE_BACK_EVERY == 0:
-            memory.give_back()
-        self._laps.end(laps.DISPATCH if self.batches else laps.COMPILE)
+            malloc.give_back()
+        self._laps.end(timing.DISPATCH if self.batches else timing.COMPILE)
         self._in_flight.append((sent, [lane.tags for lane in self._lanes], found))
         self.batches += 1
         self.frames_sent += sum(len(lane.new) for lane in self._lanes)
@@ -141,9 +142,9 @@ class Encoder:
     def _collect(self) -> list[Result]:
         """The results of the oldest batch; waits for it."""
         sent, lanes, found = self._in_flight.popleft()
-        self._laps.end(laps.PACK)
+        self._laps.end(timing.PACK)
         rows = np.asarray(found).reshape(len(lanes), -1, found.shape[-1])
-        self._laps.end(laps.WAIT_FOR_RESULTS)
+        self._laps.end(timing.WAIT_FOR_RESULTS)
         self._spare.append(sent)
         if not self._in_flight:
             self.compute_sec += time.perf_counter() - self._busy_since
@@ -260,4 +261,4 @@ def _make_step(
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(one, split, split, split, split, split, split), out_specs=(split, split), check_vma=False
     )
-    return jax.jit(sharded, compiler_options=compiled.options())
+    return jax.jit(sharded, compiler_options=compilation.options())

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from tsp_jax import compiled, losses, metrics, optim, sharding, transforms
+from tsp_jax import transforms
 from tsp_jax.models import functional, tsp
+from tsp_jax.system import compilation, sharding
+from tsp_jax.training import losses, metrics, optim
 
 Batch = dict[str, Array]
 Prepare = Callable[[Batch, jnp.dtype], Float[Array, "b t h w 3"]]
@@ -183,10 +185,10 @@ def make_train_step(
         return TrainState(state.step + 1, {"params": params, "batch_stats": batch_stats}, opt_state), step_metrics
 
     if mesh is None:
-        return jax.jit(step, donate_argnums=0, compiler_options=compiled.options())
+        return jax.jit(step, donate_argnums=0, compiler_options=compilation.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     return jax.jit(
-        step, donate_argnums=0, in_shardings=(same, split), out_shardings=(same, same), compiler_options=compiled.options()
+        step, donate_argnums=0, in_shardings=(same, split), out_shardings=(same, same), compiler_options=compilation.options()
     )
 
 
@@ -211,9 +213,9 @@ def make_eval_step(
         return metrics.count([losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)], logits, labels)
 
     if mesh is None:
-        return jax.jit(step, compiler_options=compiled.options())
+        return jax.jit(step, compiler_options=compilation.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(step, in_shardings=(same, split), out_shardings=same, compiler_options=compiled.options())
+    return jax.jit(step, in_shardings=(same, split), out_shardings=same, compiler_options=compilation.options())
 
 
 def _check_heads(model_config: tsp.ModelConfig, heads: Sequence[str], alphas: Sequence[float]) -> None:

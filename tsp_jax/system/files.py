@@ -1,9 +1,12 @@
-"""Files that appear under their names whole or not at all."""
+"""Files that appear under their names whole or not at all, and locks that die with their holder."""
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tsp_jax.system import errors
 
 
 @contextlib.contextmanager
@@ -63,3 +66,39 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Holds a lock file while the block runs. The kernel frees the lock if this process dies, however it dies.
+
+    The block may remove the file, and its folder; otherwise the empty file stays. We do not use the library filelock: on
+    file systems without flock it falls back to marker files, which a killed holder leaves behind.
+
+    Args:
+      path: the lock file. Its folder is made if it is absent.
+      busy: the message of the error if another process holds the lock.
+      waiting: is called once if another process holds the lock, before this one waits for it. None raises instead.
+
+    Raises:
+      InUseError: another process holds the lock, and `waiting` is None.
+      OSError: the file can't be opened.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a")
+        except FileNotFoundError:  # a holder that ended has just removed the folder
+            continue
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if waiting is None:
+                    raise errors.InUseError(busy) from error
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # A holder may have removed the file after we opened it. Then the lock we got protects nothing.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return

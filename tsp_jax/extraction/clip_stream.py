@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from tsp_jax import annotations, clips, containers, laps, transforms, video
+from tsp_jax import clips, transforms, video_list
+from tsp_jax.system import timing
+from tsp_jax.video import containers, decoding
 
 _NEVER = np.iinfo(np.int64).max
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
@@ -54,13 +56,15 @@ class ClipStream:
       laps: of each thread.
     """
 
-    def __init__(self, videos: Sequence[annotations.Video], geometry: clips.ClipGeometry, decoder: video.Decoder, workers: int):
+    def __init__(
+        self, videos: Sequence[video_list.Video], geometry: clips.ClipGeometry, decoder: decoding.Decoder, workers: int
+    ):
         self._videos, self._geometry = videos, geometry
-        self._decoder: video.Decoder = decoder
+        self._decoder: decoding.Decoder = decoder
         self._jobs = collections.deque(range(len(videos)))  # popleft is atomic
         self._messages: queue.Queue[Message | Exception] = queue.Queue(_QUEUED_MESSAGES)
         self._stop = threading.Event()
-        self.laps = [laps.Laps() for _ in range(min(workers, len(videos)))]
+        self.laps = [timing.Laps() for _ in range(min(workers, len(videos)))]
         self._threads = [threading.Thread(target=self._work, args=(own,), daemon=True) for own in self.laps]
 
     def __enter__(self) -> "ClipStream":
@@ -82,7 +86,7 @@ class ClipStream:
             closed += isinstance(message, Closed)
             yield message
 
-    def _work(self, own: laps.Laps) -> None:
+    def _work(self, own: timing.Laps) -> None:
         try:
             while not self._stop.is_set():
                 try:
@@ -92,10 +96,10 @@ class ClipStream:
                 messages = read_video(job, self._videos[job], self._geometry, self._decoder, own)
                 with contextlib.closing(messages):
                     for message in messages:
-                        own.end(laps.ASSEMBLE)
+                        own.end(timing.ASSEMBLE)
                         if not self._put(message):
                             return
-                        own.end(laps.WAIT_FOR_ROOM)
+                        own.end(timing.WAIT_FOR_ROOM)
         except Exception as error:
             self._put(error)
 
@@ -109,34 +113,34 @@ class ClipStream:
 
 
 def read_video(
-    job: int, item: annotations.Video, geometry: clips.ClipGeometry, decoder: video.Decoder, own: laps.Laps
+    job: int, item: video_list.Video, geometry: clips.ClipGeometry, decoder: decoding.Decoder, own: timing.Laps
 ) -> Generator[Message, None, None]:
     """The messages of one video; whatever is wrong with it ends in the reason of its Closed. Time is counted in `own`."""
     try:
         if item.fault:
-            raise video.VideoError(item.fault)
+            raise decoding.VideoError(item.fault)
         void = Opened(job, 0, {}, ())
-        scan = video.scan(item.path)
-        own.end(laps.SCAN)
+        scan = decoding.scan(item.path)
+        own.end(timing.SCAN)
         if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
             # The packets promised other frames than the decoder gave: the plan is made again from the decoder's.
             yield void
-            scan = video.rescan(scan)
-            own.end(laps.SCAN)
+            scan = decoding.rescan(scan)
+            own.end(timing.SCAN)
             if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
                 yield void
-                raise video.VideoError("the decoder gives other frames each time")
-    except (video.VideoError, ValueError) as error:
+                raise decoding.VideoError("the decoder gives other frames each time")
+    except (decoding.VideoError, ValueError) as error:
         yield Closed(job, str(error), 0)
 
 
 def _read_scanned(
     job: int,
-    item: annotations.Video,
-    scan: video.Scan,
+    item: video_list.Video,
+    scan: decoding.Scan,
     geometry: clips.ClipGeometry,
-    decoder: video.Decoder,
-    own: laps.Laps,
+    decoder: decoding.Decoder,
+    own: timing.Laps,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
     timeline = scan.timeline if item.fps is None else dataclasses.replace(scan.timeline, fps=item.fps)
@@ -148,7 +152,7 @@ def _read_scanned(
     whole = plan[:, 0] >= 0
     needed = np.zeros(len(timeline.pts), bool)
     needed[plan[whole]] = True
-    reader = video.Reader(scan, needed, decoder, own)
+    reader = decoding.Reader(scan, needed, decoder, own)
     given = 0
     for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader), own):
         given += 1
@@ -160,7 +164,7 @@ def _read_scanned(
 
 
 def _assemble(
-    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]], own: laps.Laps
+    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]], own: timing.Laps
 ) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
     """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
     waiting = collections.deque(rows.tolist())
@@ -169,7 +173,7 @@ def _assemble(
     for number, pixels in frames:
         taps = transforms.centre_taps(*pixels.shape[:2])
         kept[number] = transforms.TappedFrame(number, transforms.take_taps(pixels, taps), taps)
-        own.end(laps.TAPS)
+        own.end(timing.TAPS)
         while waiting and plan[waiting[0], -1] <= number:
             row = waiting.popleft()
             numbers = plan[row].tolist()
@@ -178,10 +182,10 @@ def _assemble(
         oldest = oldest_to_come[waiting[0]] if waiting else _NEVER
         for passed in [number for number in kept if number < oldest]:
             del kept[passed]
-        own.end(laps.ASSEMBLE)
+        own.end(timing.ASSEMBLE)
 
 
-def _notes(scan: video.Scan, item: annotations.Video) -> tuple[str, ...]:
+def _notes(scan: decoding.Scan, item: video_list.Video) -> tuple[str, ...]:
     notes = []
     if scan.rotation_deg:
         notes.append(f"players turn this video by {scan.rotation_deg} degrees; like the original, features see it as stored")
@@ -195,7 +199,7 @@ def _notes(scan: video.Scan, item: annotations.Video) -> tuple[str, ...]:
 def _reason(
     plan: Int64[np.ndarray, "n t"],
     given: int,
-    scan: video.Scan,
+    scan: decoding.Scan,
     timeline: clips.Timeline,
     num_frames: int,
     geometry: clips.ClipGeometry,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tsp_jax import figures, run_log
+from tsp_jax.report import figures
+from tsp_jax.training import run_log
 
 SPLITS = ("train", "valid")
 CHARTS = 24

@@ -1,19 +1,16 @@
 """Annotated segments of videos: the ground-truth CSV, the metadata CSV and the label mappings, read strictly, written whole."""
 
-import csv
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TextIO, TypeVar
+from typing import Any, Generic, TypeVar
 
-from tsp_jax import files
+from tsp_jax.system import files, tables
 
 ACTION = "Action"
 NO_ACTION = "No action"
 TEMPORAL_REGIONS = (ACTION, NO_ACTION)  # in the order of their class numbers
-_MAX_FAULTS_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +75,6 @@ class Row(Generic[T]):
     faults: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class TableRow:
-    """A line of a CSV file as text by column; `fault` says when it has too few or too many fields, and is empty otherwise."""
-
-    line: int
-    fields: dict[str, str]
-    fault: str
-
-
 def read_groundtruth(path: str | Path) -> list[Segment]:
     """The segments of a ground-truth CSV, in its order.
 
@@ -104,12 +92,12 @@ def read_groundtruth_rows(path: str | Path) -> list[Row[Segment]]:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing, or it is no CSV of text.
     """
-    return [_parse(row, Segment, _GROUNDTRUTH) for row in read_table(path, tuple(_GROUNDTRUTH))]
+    return [_parse(row, Segment, _GROUNDTRUTH) for row in tables.read_table(path, tuple(_GROUNDTRUTH))]
 
 
 def write_groundtruth(path: str | Path, segments: Iterable[Segment]) -> None:
     """Writes a ground-truth CSV, whole or not at all; numbers keep all their digits."""
-    write_table(path, tuple(_GROUNDTRUTH), map(dataclasses.astuple, segments))
+    tables.write_table(path, tuple(_GROUNDTRUTH), map(dataclasses.astuple, segments))
 
 
 def read_metadata(path: str | Path) -> list[VideoMetadata]:
@@ -119,13 +107,13 @@ def read_metadata(path: str | Path) -> list[VideoMetadata]:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing or a field can't be read; the message names the lines.
     """
-    rows = [_parse(row, VideoMetadata, _METADATA) for row in read_table(path, tuple(_METADATA))]
+    rows = [_parse(row, VideoMetadata, _METADATA) for row in tables.read_table(path, tuple(_METADATA))]
     return _values(Path(path), rows, "python -m data_builders.metadata writes such files")
 
 
 def write_metadata(path: str | Path, videos: Iterable[VideoMetadata]) -> None:
     """Writes a metadata CSV, whole or not at all; numbers keep all their digits."""
-    write_table(path, tuple(_METADATA), map(dataclasses.astuple, videos))
+    tables.write_table(path, tuple(_METADATA), map(dataclasses.astuple, videos))
 
 
 def read_label_mapping(path: str | Path) -> list[str]:
@@ -137,7 +125,7 @@ def read_label_mapping(path: str | Path) -> list[str]:
     """
     path = Path(path)
     expected = 'expected a JSON list of label names, such as ["Action", "No action"]'
-    labels = read_json(path, expected)
+    labels = tables.read_json(path, expected)
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ValueError(f"{path}: {expected}, found {json.dumps(labels)[:60]}")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
@@ -153,115 +141,15 @@ def write_label_mapping(path: str | Path, labels: Sequence[str]) -> None:
         temporary.write_text(f"[{lines}]", encoding="utf-8")
 
 
-def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file.
-
-    Args:
-      path: the file.
-      expected: what it should be, for messages.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no JSON of UTF-8 text, or nests too deep.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; {expected}") from error
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
-        raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
-
-
-def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
-    """The lines of a CSV file below its header.
-
-    Args:
-      path: the file.
-      columns: those that it must have; others are kept too.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or it is no CSV of text.
-    """
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise ValueError(
-                    f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; "
-                    f"found {', '.join(header) or 'an empty file'}"
-                )
-            repeated = [column for column in columns if header.count(column) > 1]
-            if repeated:
-                raise ValueError(f"{path}: {', '.join(repeated)} heads two columns; leave one")
-            return [_table_row(reader.line_num, header, fields) for fields in reader if fields]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; expected a CSV of {', '.join(columns)}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
-
-
-def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> None:
-    """Writes a CSV file, whole or not at all.
-
-    Args:
-      path: the file.
-      columns: its header.
-      rows: the fields of each.
-      errors: what becomes of names of files that are not UTF-8, as `open` has it.
-
-    Raises:
-      UnicodeEncodeError: there is such a name, and `errors` is "strict".
-    """
-    with files.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors=errors) as stream:
-        table = csv.writer(_PlainLineEnds(stream))
-        table.writerow(columns)
-        table.writerows(rows)
-
-
-def parse_number(text: str) -> float:
-    """The number that a text says.
-
-    Raises:
-      ValueError: it says none, or none that is finite.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError("expected a number")
-    return number
-
-
-def refuse(path: Path, faults: Sequence[str], remedy: str) -> None:
-    """Raises one error for all faults, when there are any.
-
-    Args:
-      path: the file that they stand in.
-      faults: each beginning with its place in the file.
-      remedy: what to do when there are more than the message shows.
-
-    Raises:
-      ValueError: there are faults; the message shows the first ten.
-    """
-    if faults:
-        more = f"\n  and {len(faults) - _MAX_FAULTS_SHOWN} more; {remedy}" if len(faults) > _MAX_FAULTS_SHOWN else ""
-        raise ValueError(f"{path}:\n  " + "\n  ".join(faults[:_MAX_FAULTS_SHOWN]) + more)
-
-
 def _positive(text: str) -> float:
-    number = parse_number(text)
+    number = tables.parse_number(text)
     if number <= 0:
         raise ValueError("expected a number above 0")
     return number
 
 
 def _count(text: str) -> int:
-    number = parse_number(text)
+    number = tables.parse_number(text)
     if not (number.is_integer() and number > 0):
         raise ValueError("expected a whole number above 0")
     return int(number)
@@ -288,8 +176,8 @@ _METADATA: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 _GROUNDTRUTH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "video-name": ("video_name", _name),
-    "t-start": ("start_sec", parse_number),
-    "t-end": ("end_sec", parse_number),
+    "t-start": ("start_sec", tables.parse_number),
+    "t-end": ("end_sec", tables.parse_number),
     "action-label": ("action_label", str),
     "video-duration": _METADATA["video-duration"],
     "filename": _METADATA["filename"],
@@ -299,7 +187,7 @@ _GROUNDTRUTH: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def _parse(row: TableRow, kind: type[T], columns: Mapping[str, tuple[str, Callable[[str], Any]]]) -> Row[T]:
+def _parse(row: tables.TableRow, kind: type[T], columns: Mapping[str, tuple[str, Callable[[str], Any]]]) -> Row[T]:
     if row.fault:
         return Row(row.line, None, (row.fault,))
     values, faults = {}, []
@@ -312,22 +200,5 @@ def _parse(row: TableRow, kind: type[T], columns: Mapping[str, tuple[str, Callab
 
 
 def _values(path: Path, rows: Sequence[Row[T]], remedy: str) -> list[T]:
-    refuse(path, [f"line {row.line}: {fault}" for row in rows for fault in row.faults], remedy)
+    tables.refuse(path, [f"line {row.line}: {fault}" for row in rows for fault in row.faults], remedy)
     return [row.value for row in rows if row.value is not None]
-
-
-def _table_row(line: int, header: Sequence[str], fields: Sequence[str]) -> TableRow:
-    fault = ""
-    if len(fields) != len(header):
-        fault = f"expected {len(header)} fields as in the header, found {len(fields)}; quote a field that holds a comma"
-    return TableRow(line, dict(zip(header, fields, strict=False)), fault)
-
-
-class _PlainLineEnds:
-    """A text stream for a csv.writer, which with a plain line end of its own would leave a carriage return unquoted."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, row: str) -> int:
-        return self._stream.write(row.removesuffix("\r\n") + "\n")

@@ -1,0 +1,1 @@
+"""From videos to features: clips decoded by threads, encoded in batches."""

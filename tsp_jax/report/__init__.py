@@ -1,0 +1,1 @@
+"""One HTML page about features, predictions and training runs."""

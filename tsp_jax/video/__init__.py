@@ -1,0 +1,1 @@
+"""Reading and writing video files: the only door to FFmpeg."""
