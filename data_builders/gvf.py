@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tqdm
 
-from tsp_jax import features
+from tsp_jax import features, global_features
 from tsp_jax.system import cli
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             item = features.read(options.features, name)
             run = item.attributes
             try:
-                vectors[name] = features.pool(item.features, options.pool)
+                vectors[name] = global_features.pool(item.features, options.pool)
             except ValueError as error:
                 failed.append(f"{name}: {error}")
             if item.attributes.get("damage"):
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     origin = {key: run[key] for key in ("checkpoint", "checkpoint_sha256", "stride") if key in run}
     try:
-        features.write_global_features(options.output, vectors, {"pool": options.pool, **origin})
+        global_features.write(options.output, vectors, {"pool": options.pool, **origin})
     except OSError as error:
         print(f"error: {options.output} can't be written: {error}", file=sys.stderr)
         return 1
@@ -61,7 +61,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--features", required=True, help="a file that `python -m tsp_jax.extract` wrote")
-    add("--pool", required=True, choices=list(features.POOLS), help="the paper's recipes use max; avg is an ablation")
+    add("--pool", required=True, choices=list(global_features.POOLS), help="the paper's recipes use max; avg is an ablation")
     add("--output", required=True, help="the HDF5 file to write")
     return parser.parse_args(arguments)
 

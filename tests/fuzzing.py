@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import clips, features, groundtruth, predictions, records, video_list
+from tsp_jax import clips, features, global_features, groundtruth, predictions, records, video_list
 from tsp_jax.extraction import clip_stream
+from tsp_jax.features import __main__ as features_command
 from tsp_jax.system import timing
 from tsp_jax.video import decoding
 
@@ -271,11 +272,11 @@ def video_seeds(folder: Path) -> list[Seed]:
 
 
 def use_video(folder: Path) -> object:
-    from data_builders import metadata
+    from data_builders import measurement
 
     (path,) = folder.iterdir()
     with contextlib.suppress(decoding.VideoError):
-        metadata.measure(path, path.name)
+        measurement.measure(path, path.name)
     item = video_list.Video("v", path)
     *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav", timing.Laps())
     assert isinstance(last, clip_stream.Closed)
@@ -290,9 +291,9 @@ def use_video(folder: Path) -> object:
 
 
 GROUNDTRUTH = [
-    groundtruth.Segment("v_a", 0.5, 2.25, "jump", 10.0, "v_a.mp4", 30.0, 300, groundtruth.ACTION),
-    groundtruth.Segment("v_a", 2.25, 10.0, "", 10.0, "v_a.mp4", 30.0, 300, groundtruth.NO_ACTION),
-    groundtruth.Segment("名前", 1.0, 3.0, 'say "so", run', 4.0, "b/名前.mp4", 29.97, 120, groundtruth.ACTION),
+    groundtruth.AnnotatedSegment("v_a", 0.5, 2.25, "jump", 10.0, "v_a.mp4", 30.0, 300, groundtruth.ACTION),
+    groundtruth.AnnotatedSegment("v_a", 2.25, 10.0, "", 10.0, "v_a.mp4", 30.0, 300, groundtruth.NO_ACTION),
+    groundtruth.AnnotatedSegment("名前", 1.0, 3.0, 'say "so", run', 4.0, "b/名前.mp4", 29.97, 120, groundtruth.ACTION),
 ]
 METADATA = [groundtruth.VideoMetadata("v_a.mp4", 10.0, 30.0, 300), groundtruth.VideoMetadata("b/名前.mp4", 4.0, 29.97, 120)]
 
@@ -304,7 +305,8 @@ def csv_seeds(folder: Path) -> list[Seed]:
 
 
 def use_csv(folder: Path) -> object:
-    from data_builders import groundtruth, labels, spans
+    from data_builders import annotation_formats, spans
+    from data_builders import groundtruth as groundtruth_command
 
     (path,) = folder.iterdir()
     if path.name == "metadata.csv":
@@ -315,11 +317,11 @@ def use_csv(folder: Path) -> object:
         assert (row.value is None) == bool(row.faults)
     rows = groundtruth.read_groundtruth(path)
     with contextlib.suppress(ValueError):
-        matched, _ = groundtruth.match(groundtruth.read_csv(path, None), METADATA)
-        groundtruth.ground_truth(matched, "union", 1.0)
+        matched, _ = groundtruth_command.match(annotation_formats.read_csv(path, None), METADATA)
+        groundtruth_command.ground_truth(matched, "union", 1.0)
     if all(row.num_frames < 10**7 and row.fps > 0.01 for row in rows):
         with contextlib.suppress(ValueError):
-            spans.plan(rows, labels.action_labels(rows))
+            spans.plan(rows, groundtruth.action_labels(rows))
     return rows
 
 
@@ -340,16 +342,16 @@ def json_seeds(folder: Path) -> list[Seed]:
 
 
 def use_json(folder: Path) -> object:
-    from data_builders import groundtruth
+    from data_builders import annotation_formats
 
     (path,) = folder.iterdir()
     if path.name == "labels.json":
         return groundtruth.read_label_mapping(path)
     if path.name == "activitynet.json":
-        return groundtruth.read_activitynet(path, "training")
+        return annotation_formats.read_activitynet(path, "training")
     if path.name == "predictions.json":
         return predictions.read(path)
-    return groundtruth.read_thumos14(folder, "valid")
+    return annotation_formats.read_thumos14(folder, "valid")
 
 
 def hdf5_seeds(folder: Path) -> list[Seed]:
@@ -360,7 +362,7 @@ def hdf5_seeds(folder: Path) -> list[Seed]:
     with features.Writer(folder / "f.h5", run) as writer:
         for name, array in rows.items():
             writer.commit(name, array, {"fps": 30.0, "frames": 300, "clip_ranges": np.array([[0, 3]]), "damage": ""})
-    features.write_global_features(folder / "g.h5", {name: array[0] for name, array in rows.items()}, {"pool": "max"})
+    global_features.write(folder / "g.h5", {name: array[0] for name, array in rows.items()}, {"pool": "max"})
     # The format of older HDF5 has no checksums; others write it, and text of any length.
     for name, text in (("old.h5", {"damage": np.bytes_("none")}), ("texts.h5", {"damage": "none", "k": ["a", "b"]})):
         with h5py.File(folder / name, "w") as file:
@@ -377,35 +379,35 @@ def hdf5_seeds(folder: Path) -> list[Seed]:
 def use_hdf5(folder: Path) -> object:
     (path,) = folder.iterdir()
     if path.name in ("g.h5", "old_g.h5"):
-        return features.read_global_features(path)
-    features.info(path, io.StringIO())
+        return global_features.read(path)
+    features_command.info(path, io.StringIO())
     for name in features.names(path):
         features.read(path, name)
-    features.export(path, folder.parent / "exported", "npy")
+    features_command.export(path, folder.parent / "exported", "npy")
     return features.merge([path], folder.parent / "merged.h5", overwrite=True)
 
 
 def records_seeds(folder: Path) -> list[Seed]:
     from array_record.python import array_record_module  # type: ignore (a compiled module)
 
-    from data_builders import build
+    from data_builders import build, runners
 
     media.write(folder / "v_a.mp4", frames=120)
     rows = [
-        groundtruth.Segment("v_a", 0.0, 2.0, "jump", 4.0, "v_a.mp4", 30.0, 120, groundtruth.ACTION),
-        groundtruth.Segment("v_a", 2.0, 4.0, "", 4.0, "v_a.mp4", 30.0, 120, groundtruth.NO_ACTION),
+        groundtruth.AnnotatedSegment("v_a", 0.0, 2.0, "jump", 4.0, "v_a.mp4", 30.0, 120, groundtruth.ACTION),
+        groundtruth.AnnotatedSegment("v_a", 2.0, 4.0, "", 4.0, "v_a.mp4", 30.0, 120, groundtruth.NO_ACTION),
     ]
     groundtruth.write_groundtruth(folder / "train.csv", rows)
     seeds = []
     for config in ("jpeg", "lossless"):
         flags = f"--dataset video_folder --videos {folder} --groundtruth {folder / 'train.csv'} --data_dir {folder / 'out'}"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            write = build.run_on_processes
-            build.run_on_processes = lambda shards, workers: [build.write_shard(shard) for shard in shards]
+            write = runners.run_on_processes
+            runners.run_on_processes = lambda tasks, workers: [shards.write_shard(shard) for shard in tasks]
             try:
                 assert build.main([*flags.split(), "--config", config]) == 0
             finally:
-                build.run_on_processes = write
+                runners.run_on_processes = write
         whole = files_below(folder / "out" / "video_folder" / config / "1.0.0")
         (shard,) = (name for name in whole if "array_record" in name)
         path = folder / "shard"

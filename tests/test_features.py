@@ -25,7 +25,10 @@ import h5py
 import numpy as np
 import pytest
 
-from tsp_jax import features
+from tsp_jax import features, global_features
+from tsp_jax.features import __main__ as features_command
+from tsp_jax.features import hdf5
+from tsp_jax.system import files
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 512
@@ -41,6 +44,7 @@ RUN = {
     "tsp_jax_version": "0.1.0",
 }
 VIDEOS = ("b_video", "Über", "a video", "视频_1", "v-3", "видео", "z" * 200)
+TRACED = {module.__file__ for module in (features, hdf5, files)}  # the lines at which runs are killed
 FORTY = tuple(f"video_{index:02}" for index in range(40))
 
 
@@ -261,7 +265,7 @@ def test_a_message_with_bytes_that_are_no_text_is_kept_readable(tmp_path: Path):
 
 def test_text_is_never_kept_in_heaps(tmp_path: Path):
     """The one place of a file without a checksum: where a heap is damaged, HDF5 may loop for ever, or crash."""
-    features.write_global_features(tmp_path / "gvf.h5", {"a": rows("a")[0]}, {"pool": "max", "empty": ""})
+    global_features.write(tmp_path / "gvf.h5", {"a": rows("a")[0]}, {"pool": "max", "empty": ""})
     for path in [write(tmp_path / "f.h5"), tmp_path / "gvf.h5"]:
         assert b"GCOL" not in path.read_bytes()
 
@@ -270,12 +274,12 @@ def test_text_is_never_kept_in_heaps(tmp_path: Path):
 
 
 def traced(function: Callable[[], object], at_line: Callable[[int], None]) -> None:
-    """Runs a function, telling `at_line` the count of lines of features.py that were begun so far."""
+    """Runs a function and calls `at_line` with the count of lines of the store and its lock that were begun so far."""
     count = 0
 
     def trace(frame: Any, kind: str, _: object) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != features.__file__:
+        if frame.f_code.co_filename not in TRACED:
             return None
         if kind == "line":
             count += 1
@@ -564,7 +568,7 @@ def test_an_output_that_is_none_is_refused_and_left_as_it_is(tmp_path: Path):
     cases = damaged(write(output, VIDEOS[:3]).read_bytes())
     for case in ["empty", "text", "cut", "half", "head flipped"]:
         output.write_bytes(cases[case])
-        with pytest.raises(features.FeatureFileError, match=r"f\.h5: no file of features, or a damaged one"):
+        with pytest.raises(features.FeatureFileError, match=r"f\.h5: not a file of features, or a damaged one"):
             features.Writer(output, RUN)
         assert output.read_bytes() == cases[case], case
     assert not parts(output).exists()
@@ -743,8 +747,8 @@ def test_what_no_writer_made_is_refused_everywhere(case: str, tmp_path: Path):
     assert "a" in features.names(path)
     for use in (
         lambda: features.read(path, "a"),
-        lambda: features.info(path, io.StringIO()),
-        lambda: features.export(path, tmp_path / "export", "npy"),
+        lambda: features_command.info(path, io.StringIO()),
+        lambda: features_command.export(path, tmp_path / "export", "npy"),
         lambda: features.merge([path], tmp_path / "merged.h5"),
         lambda: features.Writer(path, {}),
     ):
@@ -765,7 +769,7 @@ def test_a_name_with_a_slash_leads_nowhere(tmp_path: Path):
         with pytest.raises(features.FeatureFileError, match=f"has no video {re.escape(repr(name))}"):
             features.read(path, name)
     with pytest.raises(features.FeatureFileError):
-        features.export(path, tmp_path / "folder" / "export", "npy")
+        features_command.export(path, tmp_path / "folder" / "export", "npy")
     assert not list(tmp_path.rglob("stolen*"))
 
 
@@ -782,7 +786,7 @@ def test_a_file_of_a_later_format_is_not_guessed_at(tmp_path: Path):
 def test_what_is_no_file_is_not_opened(place: str, tmp_path: Path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    for use in (features.names, lambda path: features.read(path, "a"), lambda path: features.info(path, io.StringIO())):
+    for use in (features.names, lambda path: features.read(path, "a"), lambda path: features_command.info(path, io.StringIO())):
         with pytest.raises(features.FeatureFileError, match=f"{place}: no such file"):
             use(tmp_path / place)
 
@@ -846,7 +850,7 @@ def survive_mutations(folder: str, count: str) -> None:
             attempt(lambda: features.names(path), lambda found: found == sorted(videos))
             for name in videos:
                 attempt(lambda name=name: features.read(path, name), is_true)
-            attempt(lambda: features.info(path, io.StringIO()), lambda _: True)
+            attempt(lambda: features_command.info(path, io.StringIO()), lambda _: True)
         except BaseException as error:
             raise AssertionError(f"seed {seed}") from error
         signal.alarm(0)
@@ -880,9 +884,9 @@ def test_shards_join_into_the_file_of_one_run(tmp_path: Path):
 def test_a_video_in_two_files_is_refused(tmp_path: Path):
     write(tmp_path / "a.h5", VIDEOS[:4])
     write(tmp_path / "b.h5", VIDEOS[3:])
-    with pytest.raises(features.FeatureFileError, match=r"'视频_1' stands in both .*/a\.h5 and .*/b\.h5"):
+    with pytest.raises(features.FeatureFileError, match=r"'视频_1' is in both .*/a\.h5 and .*/b\.h5"):
         features.merge([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "all.h5")
-    with pytest.raises(features.FeatureFileError, match=r"stands in both .*/a\.h5 and .*/a\.h5"):
+    with pytest.raises(features.FeatureFileError, match=r"is in both .*/a\.h5 and .*/a\.h5"):
         features.merge([tmp_path / "a.h5", tmp_path / "a.h5"], tmp_path / "all.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
 
@@ -956,7 +960,7 @@ def test_exports_equal_the_file(tmp_path: Path):
     path = write(tmp_path / "f.h5")
     for kind in ["npy", "pkl"]:
         folder = tmp_path / "new" / kind
-        assert features.export(path, folder, kind) == len(VIDEOS)
+        assert features_command.export(path, folder, kind) == len(VIDEOS)
         assert {file.name for file in folder.iterdir()} == {f"{name}.{kind}" for name in VIDEOS}
         for name in VIDEOS:
             file = folder / f"{name}.{kind}"
@@ -967,7 +971,7 @@ def test_exports_equal_the_file(tmp_path: Path):
 def test_global_features_are_one_vector_a_video_and_are_not_taken_for_clips(tmp_path: Path):
     path, vectors = tmp_path / "gvf.h5", {name: rows(name).max(axis=0) for name in VIDEOS}
     for _ in range(2):  # the second replaces the first
-        features.write_global_features(path, vectors, {"pool": "max"})
+        global_features.write(path, vectors, {"pool": "max"})
     with h5py.File(path) as file:
         assert plain(file) == {"pool": "max"} and set(file) == set(VIDEOS)
         for name, vector in vectors.items():
@@ -986,7 +990,7 @@ def test_info_lists_the_run_and_its_videos(tmp_path: Path):
         writer.commit("a", rows("a"), {"fps": 29.97, "frames": 1234, "damage": "damaged: after 28 frames"})
         writer.commit("b", rows("b"), {})
     stream = io.StringIO()
-    features.info(tmp_path / "f.h5", stream)
+    features_command.info(tmp_path / "f.h5", stream)
     first, *lines = stream.getvalue().splitlines()
     assert first.startswith(f"{tmp_path}/f.h5: 2 videos, 0.0 MB")
     assert set(lines[: len(RUN) + 1]) == {f"  {key}: {value}" for key, value in {**RUN, "format_version": 1}.items()}
@@ -1000,28 +1004,28 @@ def test_info_lists_the_run_and_its_videos(tmp_path: Path):
 def test_info_tells_of_an_unfinished_run(tmp_path: Path):
     output, stream = tmp_path / "f.h5", io.StringIO()
     write_and_fail(output, VIDEOS[:3])
-    features.info(output, stream)
-    assert stream.getvalue() == (f"{output}: not finished; 3 videos lie in {output}.parts. The same command again goes on.\n")
+    features_command.info(output, stream)
+    assert stream.getvalue() == (f"{output}: not finished; 3 videos lie in {output}.parts. Run the same command again to finish.\n")
     write(output)
     write_and_fail(output, ["more"])
     stream = io.StringIO()
-    features.info(output, stream)
+    features_command.info(output, stream)
     assert "not finished; 1 videos lie in" in stream.getvalue()
     assert f"{output}: {len(VIDEOS)} videos" in stream.getvalue()
 
 
 def test_the_command_merges_lists_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     a, b, joined = write(tmp_path / "a.h5", VIDEOS[:3]), write(tmp_path / "b.h5", VIDEOS[3:]), str(tmp_path / "all.h5")
-    assert features.main(["merge", str(a), str(b), "--output", joined]) == 0
+    assert features_command.main(["merge", str(a), str(b), "--output", joined]) == 0
     assert capsys.readouterr().out == f"{joined}: {len(VIDEOS)} videos of 2 files\n"
-    assert features.main(["merge", str(a), str(b), "--output", joined]) == 1
+    assert features_command.main(["merge", str(a), str(b), "--output", joined]) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert features.main(["merge", str(a), str(b), "--output", joined, "--overwrite"]) == 0
-    assert features.main(["info", joined]) == 0
+    assert features_command.main(["merge", str(a), str(b), "--output", joined, "--overwrite"]) == 0
+    assert features_command.main(["info", joined]) == 0
     assert "видео" in capsys.readouterr().out
-    assert features.main(["export", joined, "--output", str(tmp_path / "pkl"), "--format", "pkl"]) == 0
+    assert features_command.main(["export", joined, "--output", str(tmp_path / "pkl"), "--format", "pkl"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/pkl: {len(VIDEOS)} pkl files\n"
-    assert features.main(["export", joined, "--output", str(tmp_path / "npy")]) == 0
+    assert features_command.main(["export", joined, "--output", str(tmp_path / "npy")]) == 0
     assert len(list((tmp_path / "npy").glob("*.npy"))) == len(list((tmp_path / "pkl").glob("*.pkl"))) == len(VIDEOS)
 
 
@@ -1033,14 +1037,14 @@ def test_a_file_that_is_not_there_exits_with_1(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    assert features.main(arguments) == 1
+    assert features_command.main(arguments) == 1
     assert capsys.readouterr().err == "error: absent.h5: no such file; expected an HDF5 file of features\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["merge", "a.h5"], ["export", "a.h5", "--output", "x", "--format", "csv"]])
 def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
-        features.main(arguments)
+        features_command.main(arguments)
     assert caught.value.code == 2
     assert "usage: python -m tsp_jax.features" in capsys.readouterr().err
 

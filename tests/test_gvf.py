@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_builders import gvf
-from tsp_jax import features
+from tsp_jax import features, global_features
 
 RUN = {"stride": 16, "clip_len": 16, "frame_rate": 15.0, "checkpoint": "seed 0", "checkpoint_sha256": "00"}
 CLIPS = {"video_b": 37, "a": 1, "名前": 3}
@@ -83,7 +83,7 @@ def test_features_that_are_not_finite_are_left_out(tmp_path: Path, capsys: pytes
 
 def test_video_without_clips_has_no_feature():
     with pytest.raises(ValueError, match="no clips"):
-        features.pool(np.zeros((0, 512), np.float32), "max")
+        global_features.pool(np.zeros((0, 512), np.float32), "max")
 
 
 def test_wrong_files_are_refused(extracted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -112,25 +112,25 @@ def test_unknown_pool_is_status_2(extracted: Path, tmp_path: Path):
 
 def test_global_features_are_read_by_name(extracted: Path, tmp_path: Path):
     gvf.main(["--features", str(extracted), "--pool", "max", "--output", str(tmp_path / "gvf.h5")])
-    vectors = features.read_global_features(tmp_path / "gvf.h5")
+    vectors = global_features.read(tmp_path / "gvf.h5")
     assert sorted(vectors) == features.names(extracted)
     for name, vector in vectors.items():
         np.testing.assert_array_equal(vector, features.read(extracted, name).features.max(axis=0))
 
 
 def test_the_originals_global_features_are_read(shared: Path):
-    vectors = features.read_global_features(shared / "annotations" / "thumos14_r2plus1d_34-max_gvf.h5")
+    vectors = global_features.read(shared / "annotations" / "thumos14_r2plus1d_34-max_gvf.h5")
     assert {(vector.shape, vector.dtype.name) for vector in vectors.values()} == {((512,), "float32")}
 
 
 def test_files_of_something_else_are_no_global_features(extracted: Path, tmp_path: Path):
     with pytest.raises(features.FeatureFileError, match="not a file of global features"):
-        features.read_global_features(extracted)
+        global_features.read(extracted)
     with pytest.raises(features.FeatureFileError, match="no such file"):
-        features.read_global_features(tmp_path / "none.h5")
-    features.write_global_features(tmp_path / "two.h5", {"a": np.zeros(3, np.float32), "b": np.zeros(4, np.float32)}, {})
+        global_features.read(tmp_path / "none.h5")
+    global_features.write(tmp_path / "two.h5", {"a": np.zeros(3, np.float32), "b": np.zeros(4, np.float32)}, {})
     with pytest.raises(features.FeatureFileError, match=r"vectors of one width, found \[3, 4\]"):
-        features.read_global_features(tmp_path / "two.h5")
-    features.write_global_features(tmp_path / "none_at_all.h5", {}, {})
+        global_features.read(tmp_path / "two.h5")
+    global_features.write(tmp_path / "none_at_all.h5", {}, {})
     with pytest.raises(features.FeatureFileError, match="found none"):
-        features.read_global_features(tmp_path / "none_at_all.h5")
+        global_features.read(tmp_path / "none_at_all.h5")

@@ -16,7 +16,7 @@ import scipy.stats
 
 import media
 from data_builders import build
-from tsp_jax import clips, features, groundtruth, input_pipeline, records
+from tsp_jax import clips, global_features, groundtruth, input_pipeline, records
 
 ROOT = Path(__file__).parents[1]
 FRAMES = {"one": 300, "two": 240, "three": 330}  # of each video, at 30 fps
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     groundtruth.write_groundtruth(
         folder / "train.csv",
         [
-            groundtruth.Segment(
+            groundtruth.AnnotatedSegment(
                 name,
                 start,
                 end,
@@ -234,7 +234,7 @@ def test_steps_of_an_epoch_hold_all_its_clips(split: input_pipeline.Split):
 
 def test_global_features_are_joined_by_the_videos_names(data: Path, tmp_path: Path):
     vectors = {name: np.full(4, value, np.float32) for value, name in enumerate([*FRAMES, "another"])}
-    features.write_global_features(tmp_path / "gvf.h5", vectors, {})
+    global_features.write(tmp_path / "gvf.h5", vectors, {})
     split = input_pipeline.open_split(data, "train", gvf=tmp_path / "gvf.h5")
     for batch in take(split, 3):
         assert batch["gvf"].dtype == np.float32
@@ -243,7 +243,7 @@ def test_global_features_are_joined_by_the_videos_names(data: Path, tmp_path: Pa
 
 
 def test_videos_without_global_features_are_named(data: Path, tmp_path: Path):
-    features.write_global_features(tmp_path / "gvf.h5", {"one": np.zeros(4, np.float32)}, {})
+    global_features.write(tmp_path / "gvf.h5", {"one": np.zeros(4, np.float32)}, {})
     with pytest.raises(records.RecordsError, match=r"gvf.h5: no global feature of 2 of 3 videos, such as two, three"):
         input_pipeline.open_split(data, "train", gvf=tmp_path / "gvf.h5")
     with pytest.raises(FileNotFoundError, match=r"none.h5: no such file; .*`python -m data_builders.gvf` writes"):

@@ -1,5 +1,6 @@
 """Tests of training as a command: runs stopped, killed and resumed, on devices and processes; what they leave behind."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -27,8 +28,8 @@ import train_driver
 from convert import orbax_to_torch
 from data_builders import build, gvf, metadata, synthetic
 from data_builders import groundtruth as groundtruth_command
-from tsp_jax import checkpoints, extract, features, groundtruth, train
-from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax import checkpoints, extract, global_features, groundtruth, train
+from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
 from tsp_jax.training import run_checkpoints, run_log
 
@@ -58,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         media.write(folder / "videos" / f"{name}.mp4", frames=frames, size=(160, 128), seed=seed)
     for split, parts in (("train", PARTS), ("valid", PARTS[:3])):
         rows = [
-            groundtruth.Segment(
+            groundtruth.AnnotatedSegment(
                 name,
                 start,
                 end,
@@ -76,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
     generator = np.random.default_rng(0)
     vectors = {name: generator.standard_normal(12).astype(np.float32) for name in FRAMES}
-    features.write_global_features(folder / "gvf.h5", vectors, {})
+    global_features.write(folder / "gvf.h5", vectors, {})
     return folder
 
 
@@ -93,15 +94,16 @@ def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = f"--dataset video_folder --num_shards 1 --data_dir {folder} --videos {folder}/videos --workers 1 --groundtruth"
     assert build.main([*flags.split(), *(str(folder / f"{split}.csv") for split in ("train", "valid"))]) == 0
     vectors = {path.stem: np.ones(12, np.float32) for path in (folder / "videos").iterdir()}
-    features.write_global_features(folder / "gvf.h5", vectors, {})
+    global_features.write(folder / "gvf.h5", vectors, {})
     return folder
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backbone `tiny`, as in train_driver."""
-    maker = functools.partial(video_resnet.VideoResNet, "r3d", **train_driver.TINY)
-    monkeypatch.setitem(video_resnet.BACKBONES, "tiny", maker)
+    spec = backbones.BACKBONES["r3d_18"]
+    tiny = dataclasses.replace(spec, build=functools.partial(spec.build, **train_driver.TINY), width=12)
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", tiny)
     monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use here: it may not look for other processes any more
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from tsp_jax import checkpoints, clips, features, video_list, weights
+from tsp_jax import checkpoints, clip_times, clips, features, video_list, weights
 from tsp_jax.extraction import batches, clip_stream
 
 
@@ -43,7 +43,7 @@ class VideoEncoder:
     def __init__(self, checkpoint: checkpoints.Checkpoint, geometry: clips.ClipGeometry, *, batch_size: int, dtype: str):
         """Places the weights on the devices. Arguments are those of `load_encoder`."""
         self.geometry = geometry
-        self._encoder = batches.Encoder(
+        self._encoder = batches.Batcher(
             checkpoint, clip_len=geometry.clip_len, stride=geometry.stride, dtype=dtype, batch_size=batch_size
         )
         self.width = self._encoder.width
@@ -66,7 +66,7 @@ class VideoEncoder:
             raise FileNotFoundError(f"{path}: no such file; expected a video")
         job, rows, attributes, reason = object(), {}, {}, ""
         item = video_list.Video(video_list.video_name(path), path)
-        with clip_stream.ClipStream([item], self.geometry, "pyav", workers=1) as stream:
+        with clip_stream.ClipStream([item], self.geometry, "pyav", workers=1, preprocessing=self._encoder.preprocessing) as stream:
             results: list[batches.Result] = []
             for message in stream:
                 match message:
@@ -154,7 +154,7 @@ def read_features(path: str | Path) -> FeatureFile:
 
 
 def _features(item: features.VideoFeatures) -> Features:
-    start_sec, clip_len_sec = features.clip_times(item)
+    start_sec, clip_len_sec = clip_times.clip_times(item)
     found = item.attributes
     try:
         selection: clips.FrameSelection = str(found.get("frame_selection"))  # type: ignore (checked there)
@@ -162,4 +162,4 @@ def _features(item: features.VideoFeatures) -> Features:
     except ValueError as error:
         raise features.FeatureFileError(f"video {item.name!r}: {error}; extract it again") from error
     damage = str(found.get("damage", ""))
-    return Features(item.features, start_sec, clip_len_sec, geometry, features.duration_sec(item), damage)
+    return Features(item.features, start_sec, clip_len_sec, geometry, clip_times.duration_sec(item), damage)

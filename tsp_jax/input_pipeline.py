@@ -23,13 +23,15 @@ import tensorflow_datasets as tfds
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from tsp_jax import features, groundtruth, records, transforms, video_list
+from tsp_jax import global_features, groundtruth, records, transforms, video_list
 from tsp_jax.system import malloc
 
 Batch = dict[str, np.ndarray]
 VALID_CLIPS = 5  # of each segment, evenly spaced: the original's
-_WINDOWS = tuple(resized - cropped + 1 for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
-_CENTRE = tuple(round((resized - cropped) / 2) for resized, cropped in zip(transforms.RESIZED, transforms.CROP, strict=True))
+_WINDOWS = tuple(resized - cropped + 1 for resized, cropped in zip(records.FRAME_SIZE, transforms.KINETICS.crop, strict=True))
+_CENTRE = tuple(
+    round((resized - cropped) / 2) for resized, cropped in zip(records.FRAME_SIZE, transforms.KINETICS.crop, strict=True)
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,7 +219,7 @@ def read_clips(split: Split, clips: Sequence[Clip | None]) -> Batch:
     """
     size = len(clips)
     batch: Batch = {
-        "video": np.zeros((size, records.CLIP_LEN, *transforms.RESIZED, 3), np.uint8),
+        "video": np.zeros((size, records.CLIP_LEN, *records.FRAME_SIZE, 3), np.uint8),
         "crop": np.zeros((size, 2), np.int32),
         "flip": np.zeros(size, bool),
         **{name: np.full(size, -1, np.int32) for name in ("action", "temporal_region", "segment", "place")},
@@ -313,7 +315,7 @@ def _join(index: records.Index, path: str | Path) -> Float32[np.ndarray, "v f"]:
             f"{path}: no such file; expected the videos' global features, which `python -m data_builders.gvf` writes, or "
             "data.gvf empty for a model without"
         )
-    vectors = features.read_global_features(path)
+    vectors = global_features.read(path)
     names = [video_list.video_name(Path(filename)) for filename in index.video_filename]
     missing = [name for name in names if name not in vectors]
     if missing:

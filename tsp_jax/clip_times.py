@@ -1,0 +1,55 @@
+"""When the clips of extracted features lie in their video, by the attributes that extraction wrote."""
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from tsp_jax import clips, features
+
+
+def duration_sec(video: features.VideoFeatures) -> float:
+    """Returns the length of the video in seconds."""
+    return float(video.attributes["frames"]) / float(video.attributes["fps"])
+
+
+def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
+    """Returns the start of each row's clip, and the length that all of them have, in seconds.
+
+    Raises:
+      FeatureFileError: the attributes are absent or impossible, as for `clip_numbers`.
+    """
+    numbers, found = clip_numbers(video), video.attributes
+    grid = clips.resampled(int(found["frames"]), float(found["fps"]), float(found["frame_rate"]))
+    return grid[numbers * int(found["stride"])] / float(found["fps"]), int(found["clip_len"]) / float(found["frame_rate"])
+
+
+def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
+    """Returns the number of each row's clip among the video's planned clips, ascending.
+
+    All planned clips are there, unless the video is damaged.
+
+    Raises:
+      FeatureFileError: the attributes that say so are absent or impossible.
+    """
+    found = video.attributes
+    try:
+        fps, rate = clips.check_fps(float(found["fps"])), clips.check_fps(float(found["frame_rate"]))
+        frames, stride, clip_len = (int(found[key]) for key in ("frames", "stride", "clip_len"))
+        ranges = np.asarray(found["clip_ranges"]).astype(np.int64).reshape(-1, 2)
+        if min(frames, stride, clip_len) < 1 or frames * rate / fps > clips.MAX_RESAMPLED:
+            raise ValueError(
+                f"{frames} frames at {fps:g} fps, {rate:g} of them a second, in clips of {clip_len} every {stride}"
+            )
+        bounds = ranges.ravel()
+        last = (len(clips.resampled(frames, fps, rate)) - 1) // stride + 1
+        if np.any(np.diff(bounds) < 0) or (len(bounds) and not 0 <= bounds[0] <= bounds[-1] <= last):
+            raise ValueError(f"clip_ranges {ranges.tolist()[:3]} of at most {last} clips")
+        numbers = np.concatenate([np.arange(*pair) for pair in ranges.tolist()] or [np.zeros(0, np.int64)])
+        if len(numbers) != len(video.features):
+            raise ValueError(f"clip_ranges count {len(numbers)} clips, there are {len(video.features)}")
+    except (LookupError, ValueError, TypeError, OverflowError) as error:
+        reason = f"no attribute {error}" if isinstance(error, LookupError) else str(error)
+        raise features.FeatureFileError(
+            f"video {video.name!r}: expected the attributes that `python -m tsp_jax.extract` writes, found {reason}; "
+            "extract it again"
+        ) from error
+    return numbers

@@ -1,0 +1,154 @@
+"""HDF5 files of features, read without trust and written so that damage shows.
+
+The one door to h5py. A file may come from anyone: nothing here follows a link to another file, runs another decoder than
+gzip's, or reserves more memory than the bytes on disk can fill.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tsp_jax.system import errors, files
+
+FORMAT_VERSION = 1
+DTYPE = np.dtype(np.float32)
+# The format of HDF5 1.10 (2016): unlike the older default it has checksums, and room for attributes of more than 64 kB.
+_VERSIONS = ("v110", "v110")
+_MAX_GZIP_RATIO = 1100  # Deflate packs at most 1032 to 1, so a header that claims more lies.
+_MAX_VECTOR = 1 << 16  # numbers in a dataset of one dimension
+# The errors that h5py raises on damaged files. Which one it is depends on the place of the damage.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
+_NUMBERS = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
+
+Attributes = dict[str, Any]
+File = h5py.File
+
+
+class FeatureFileError(errors.UserError):
+    """A feature file can't be used as asked. The message says what was expected, what was found, and what to do."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """Opens a file of features for the block, which must do nothing but read it.
+
+    Raises:
+      FeatureFileError: the file is absent, damaged, of another format, or no HDF5 file. Errors of h5py within the block count
+        as damage.
+    """
+    if not path.is_file():
+        raise FeatureFileError(f"{path}: no such file; expected an HDF5 file of features")
+    try:
+        with h5py.File(path, "r") as file:
+            version = _attribute(file, "format_version") if "format_version" in file.attrs else FORMAT_VERSION
+            if version != FORMAT_VERSION:
+                raise FeatureFileError(
+                    f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: install the version that wrote the file"
+                )
+            yield file
+    except _DAMAGE as error:
+        raise FeatureFileError(f"{path}: not a file of features, or a damaged one ({error}); make it again") from error
+
+
+def names(file: h5py.File) -> list[str]:
+    """Returns the names of the datasets, sorted."""
+    return sorted(map(str, file))
+
+
+def clip_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Returns a video's dataset, float32 [n_clips, width], after checks that make it safe to read.
+
+    Raises:
+      FeatureFileError: it is not such a dataset, does not lie in this file alone, has a filter other than gzip, or claims more
+        numbers than its bytes on disk can hold.
+    """
+    # The link is checked before it is followed, because it could lead to another file.
+    plain = "/" not in name and isinstance(file.get(name, getlink=True), h5py.HardLink)
+    dataset = file[name] if plain else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != DTYPE or dataset.ndim != 2:
+        raise FeatureFileError(f"{path}: {name!r} is not a float32 [n_clips, width] dataset; not a file of features")
+    created = dataset.id.get_create_plist()
+    filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
+    # Only chunks are sure to lie in this file. Any other filter is one more decoder to trust.
+    if dataset.chunks is None or np.any(np.array(dataset.chunks) > dataset.shape) or filters != [h5py.h5z.FILTER_DEFLATE]:
+        raise FeatureFileError(f"{path}: {name!r} is not stored in gzip's chunks; not a file of features")
+    claimed = math.prod(dataset.shape) * DTYPE.itemsize
+    stored = min(dataset.id.get_storage_size(), path.stat().st_size)
+    if claimed > _MAX_GZIP_RATIO * stored:
+        raise FeatureFileError(f"{path}: {name!r} claims {claimed} bytes but stores {stored}; the file is damaged")
+    return dataset
+
+
+def vector_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Returns a video's global feature, float32 [width], after checks that make it safe to read.
+
+    Raises:
+      FeatureFileError: it is not such a dataset, does not lie in this file, or is too large.
+    """
+    plain = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    dataset = file[name] if plain else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != DTYPE or dataset.ndim != 1:
+        raise FeatureFileError(f"{path}: {name!r} is not a float32 [width] dataset; not a file of global features")
+    if dataset.external or dataset.is_virtual or len(dataset) > _MAX_VECTOR:
+        raise FeatureFileError(f"{path}: {name!r} is not stored here, or too large; not a file of global features")
+    return dataset
+
+
+def attributes(item: h5py.File | h5py.Dataset) -> Attributes:
+    """Returns all attributes of a file or dataset as plain numbers, text and arrays.
+
+    Raises:
+      FeatureFileError: an attribute is of a kind that this project never writes.
+    """
+    return {key: _attribute(item, key) for key in item.attrs}
+
+
+def set_attributes(item: h5py.File | h5py.Dataset, values: Attributes) -> None:
+    """Gives a file or dataset attributes, in the order of their names."""
+    for key, value in sorted(values.items()):
+        # A path in a message may hold bytes that are not text.
+        text = value.encode(errors="backslashreplace") if isinstance(value, str) else None
+        # Text has a fixed length: HDF5 keeps other text in heaps without a checksum, and hangs or crashes on a damaged heap.
+        dtype = None if text is None else h5py.string_dtype("utf-8", max(1, len(text)))
+        item.attrs.create(key, value if text is None else text, dtype=dtype)
+
+
+def packed(fill: Callable[[h5py.File], None]) -> bytes:
+    """Returns the bytes of a new file that `fill` fills.
+
+    The file is made in memory: HDF5 crashes the process if a write fails, as it does on a full disk.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=_VERSIONS) as file:
+        fill(file)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[h5py.File]:
+    """Opens a new file that takes the place of `path`, durably, if the block ends without an error.
+
+    The disk must have room for it: HDF5 crashes the process if a write fails.
+    """
+    with files.replacing(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS) as file:
+        yield file
+
+
+def _attribute(item: h5py.File | h5py.Dataset, key: str) -> Any:
+    """Returns an attribute's value if it is stored in its own place, as all attributes are that this project writes."""
+    kind = item.attrs.get_id(key).get_type()
+    in_place = isinstance(kind, _NUMBERS) or (isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str())
+    if not in_place:
+        raise FeatureFileError(
+            f"{item.file.filename}: {str(item.name).lstrip('/') or '/'!r} has an attribute {key!r} that is neither a number "
+            "nor text of fixed length; not a file of features, or one of an early tsp_jax: make it again"
+        )
+    value = item.attrs[key]
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
