@@ -3,14 +3,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz lint clean
+.PHONY: demo test test-fast fuzz lint clean
 
 # From nothing to demo/report.html; the same command goes on after an interruption.
 demo: .venv/run
 	$(BIN)/python -m examples.demo --output demo
 
+# Two workers, each with whole files: tests of a file share what its fixtures make, and many wait for child processes.
 test: .venv/test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Everything that needs neither a whole network nor a child process that compiles, in less than 3 minutes on two cores.
+test-fast: .venv/test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Many more broken and hostile files than `make test` reads, of each kind so many.
 fuzz: .venv/test
