@@ -1,8 +1,9 @@
 """From nothing to a page about what TSP's features know: `python -m examples.demo --output demo`.
 
-Draws a data set, trains an encoder by TAC and one by TSP on it, extracts the features of both, and writes a page that compares
-them. Each step is a command as you would give it, and is printed before it runs. What is done already is not done again: after
-an interruption of any kind the same command goes on.
+Draws a data set, trains one encoder by TAC and one by TSP, extracts the features of both, and writes a page that compares them.
+An encoder that is trained for a moment on a few of the videos gives the first page; TAC and TSP start from its weights. Each
+step is a command as you would give it, and is printed before it runs. If the demo is interrupted, the same command goes on from
+there; finished steps are skipped.
 """
 
 import argparse
@@ -11,125 +12,182 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-# Chosen for 11 minutes of two cores. The recipes' own eight epochs on 60 videos tell more: README, "Results".
+import numpy as np
+
+from data_builders import synthetic
+from tsp_jax.system import cpu
+
+# The recipes' own eight epochs on 60 videos give better features: README, "Results".
 FULL = {
-    "train": "--videos 40",
+    "few": "--videos 8",
+    "train": "--videos 36",
     "held_out": "--videos 12",
-    "recipe": "--config.optim.epochs=6 --config.optim.milestones=5",
+    "first_recipe": "--config.optim.epochs=3 --config.optim.milestones=3",
+    "recipe": "--config.optim.epochs=4 --config.optim.milestones=3",
 }
 QUICK = {
+    "few": "--videos 6 --seconds 6 8",
     "train": "--videos 6 --seconds 6 8",
     "held_out": "--videos 3 --seconds 6 8",
+    "first_recipe": "--config.optim.epochs=1 --config.optim.milestones=1 --config.data.batch_size=8 "
+    "--config.data.clips_per_segment=1",
     "recipe": "--config.optim.epochs=1 --config.optim.milestones=1 --config.data.batch_size=8 "
     "--config.data.clips_per_segment=1",
 }
 
-# What a step is for, and its command; {d} is the folder.
+# The purpose and the command of each step; {d} is the folder.
 STEPS = (
     (
-        "Draw videos in which shapes move: six kinds of motion are actions, moves without aim are background",
-        "data_builders.synthetic --output {d}/raw/train {train} --seed 0 --subset training",
+        "Draw a few videos in which shapes move: six kinds of motion are actions, moves without aim are background",
+        "data_builders.synthetic --output {d}/raw/train {few} --seed 0 --subset training",
     ),
     (
-        "And others, drawn from another seed, that no training sees",
+        "Draw other videos from another seed, which are never trained on",
         "data_builders.synthetic --output {d}/raw/held_out {held_out} --seed 1 --subset validation",
     ),
     (
-        "Bring every video to a constant 30 frames a second",
-        "data_builders.standardize --input {d}/raw --output {d}/videos",
+        "Count their frames (these videos have a constant 30 frames a second; "
+        "yours may need `python -m data_builders.standardize` first)",
+        "data_builders.metadata --videos {d}/raw --output {d}/first/metadata.csv",
     ),
     (
-        "Count their frames",
-        "data_builders.metadata --videos {d}/videos --output {d}/metadata.csv",
+        "Add the segments without an action, the background, to the annotated actions",
+        "data_builders.groundtruth --format activitynet --annotations {d}/raw/train/annotations.json --subset train "
+        "--background union --min_background_sec 1.1 --metadata {d}/first/metadata.csv --output {d}/first/train.csv",
     ),
     (
-        "Add to the annotated actions the segments without one: the background",
+        "Do the same for the held-out videos",
+        "data_builders.groundtruth --format activitynet --annotations {d}/raw/held_out/annotations.json --subset valid "
+        "--background union --min_background_sec 1.1 --metadata {d}/first/metadata.csv --output {d}/valid.csv",
+    ),
+    (
+        "Number the classes",
+        "data_builders.labels --groundtruth {d}/first/train.csv {d}/valid.csv --output {d}/labels",
+    ),
+    (
+        "Decode each video once, and write the frames of its segments as training records",
+        "data_builders.build --dataset video_folder --videos {d}/raw --groundtruth {d}/first/train.csv {d}/valid.csv "
+        "--labels {d}/labels/action_label_mapping.json --data_dir {d}/first/records",
+    ),
+    (
+        "Train an encoder for a moment on the few videos",
+        "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/first/run "
+        "--config.data.folder={d}/first/records/video_folder/jpeg/1.0.0 {first_recipe}",
+    ),
+    (
+        "Extract the first features of the held-out videos",
+        "tsp_jax.extract --checkpoint {d}/first/run/last --videos {d}/raw/held_out --output {d}/first/features.h5 --stride 8",
+    ),
+    (
+        "Write a first page: open {d}/first/report.html to see how similar the moments of a video are to this early encoder",
+        "tsp_jax.report --features {d}/first/features.h5 --names first --groundtruth {d}/valid.csv --videos {d}/raw "
+        "--metrics {d}/first/run/metrics.jsonl --max_videos 4 --output {d}/first/report.html",
+    ),
+    (
+        "Draw the rest of the videos to train on",
+        "data_builders.synthetic --output {d}/raw/train {train} --seed 0 --subset training",
+    ),
+    (
+        "Count the frames of all videos",
+        "data_builders.metadata --videos {d}/raw --output {d}/metadata.csv",
+    ),
+    (
+        "Add the background to the annotated actions of all videos to train on",
         "data_builders.groundtruth --format activitynet --annotations {d}/raw/train/annotations.json --subset train "
         "--background union --min_background_sec 1.1 --metadata {d}/metadata.csv --output {d}/train.csv",
     ),
     (
-        "The same for the videos held out",
-        "data_builders.groundtruth --format activitynet --annotations {d}/raw/held_out/annotations.json --subset valid "
-        "--background union --min_background_sec 1.1 --metadata {d}/metadata.csv --output {d}/valid.csv",
-    ),
-    (
-        "Number the classes",
-        "data_builders.labels --groundtruth {d}/train.csv {d}/valid.csv --output {d}/labels",
-    ),
-    (
-        "Look for mistakes before hours of work begin",
-        "data_builders.validate --groundtruth {d}/train.csv --videos {d}/videos --metadata {d}/metadata.csv "
+        "Look for mistakes before the long steps begin",
+        "data_builders.validate --groundtruth {d}/train.csv --videos {d}/raw --metadata {d}/metadata.csv "
         "--labels {d}/labels/action_label_mapping.json",
     ),
     (
-        "Decode each video once, and write the frames of its segments as training records",
-        "data_builders.build --dataset video_folder --videos {d}/videos --groundtruth {d}/train.csv {d}/valid.csv "
+        "Write the training records of all videos",
+        "data_builders.build --dataset video_folder --videos {d}/raw --groundtruth {d}/train.csv {d}/valid.csv "
         "--labels {d}/labels/action_label_mapping.json --data_dir {d}/records",
     ),
     (
-        "Train by TAC: name the action, and see no background",
-        "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/tac "
+        "Train by TAC: classify the action, and never see the background",
+        "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/tac --config.init.checkpoint={d}/first/run/last "
         "--config.data.folder={d}/records/video_folder/jpeg/1.0.0 {recipe}",
     ),
     (
-        "Features of all videos by TAC",
-        "tsp_jax.extract --checkpoint {d}/tac/last --videos {d}/videos --output {d}/tac.h5 --stride 8",
+        "Extract the TAC features of all videos",
+        "tsp_jax.extract --checkpoint {d}/tac/last --videos {d}/raw --output {d}/tac.h5 --stride 8",
     ),
     (
-        "Pool them: a global feature of each video (GVF), beside which TSP looks at a clip",
+        "Pool them into a global feature of each video (GVF), which TSP sees together with a clip",
         "data_builders.gvf --features {d}/tac.h5 --pool max --output {d}/gvf.h5",
     ),
     (
-        "Train by TSP: name the action, and tell action from background",
-        "tsp_jax.train --config configs/synthetic_tsp.py --workdir {d}/tsp "
+        "Train by TSP: classify the action, and separate action from background",
+        "tsp_jax.train --config configs/synthetic_tsp.py --workdir {d}/tsp --config.init.checkpoint={d}/first/run/last "
         "--config.data.folder={d}/records/video_folder/jpeg/1.0.0 --config.data.gvf={d}/gvf.h5 {recipe}",
     ),
     (
-        "Features of all videos by TSP",
-        "tsp_jax.extract --checkpoint {d}/tsp/last --videos {d}/videos --output {d}/tsp.h5 --stride 8",
+        "Extract the TSP features of all videos",
+        "tsp_jax.extract --checkpoint {d}/tsp/last --videos {d}/raw --output {d}/tsp.h5 --stride 8",
     ),
     (
-        "What TSP's heads say of each clip",
+        "Predict the action and the temporal region of each clip with TSP's heads",
         "tsp_jax.predict --checkpoint {d}/tsp/last --features {d}/tsp.h5 --gvf_features {d}/tac.h5 "
         "--labels {d}/labels/action_label_mapping.json --output {d}/predictions.json",
     ),
     (
-        "A page that compares the two, on the videos held out",
+        "Write the page that compares the two on the held-out videos",
         "tsp_jax.report --features {d}/tsp.h5 {d}/tac.h5 --names TSP TAC --groundtruth {d}/valid.csv --probe_groundtruth "
-        "{d}/train.csv --predictions {d}/predictions.json --videos {d}/videos --metrics {d}/tsp/metrics.jsonl "
+        "{d}/train.csv --predictions {d}/predictions.json --videos {d}/raw --metrics {d}/tsp/metrics.jsonl "
         "{d}/tac/metrics.jsonl --output {d}/report.html",
     ),
 )
 
+# Costs of the full demo in units of the two measurements of `estimate_sec`, which stand for the two kinds of work.
+PICTURES = 230_000  # pictures drawn by one core: what drawing, decoding and pages cost
+PRODUCTS = 36_000  # matrix products by all cores: what training and extraction cost
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: that of the first step that fails, or 0."""
+    """Runs the command. Returns the exit status of the first step that fails, or 0."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo", description=__doc__, epilog="example: python -m examples.demo --output demo"
     )
-    parser.add_argument("--output", help="a folder (demo, or demo_quick)")
+    parser.add_argument("--output", help="the folder of all files that are made (demo, or demo_quick)")
     parser.add_argument(
-        "--quick", action="store_true", help="few videos and hardly any training: whether all runs, in 2 minutes"
+        "--quick", action="store_true", help="few videos and hardly any training: checks in 2 minutes that every step runs"
     )
     options = parser.parse_args(arguments)
     folder = options.output or ("demo_quick" if options.quick else "demo")
     values = {"d": shlex.quote(folder), **(QUICK if options.quick else FULL)}
     try:
-        return tell_and_run(folder, values)
+        if not options.quick:
+            print(
+                f"From nothing, the whole takes about {max(1, round(estimate_sec() / 60))} minutes on this machine, by a short "
+                "measurement of its speed; other work on it makes this longer. A first page comes after about a quarter of it.",
+                flush=True,
+            )
+        return show_and_run(folder, values)
     except KeyboardInterrupt:  # between two steps; within one, the step says what is kept
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
 
 
-def tell_and_run(folder: str, values: Mapping[str, str]) -> int:
-    """The exit status of the first step that fails, or 0 after the last."""
+def estimate_sec() -> float:
+    """Returns the time that the full demo is expected to take in seconds, from some pictures and matrix products made now."""
+    scene = synthetic.Scene(synthetic.script(0, 0, (20.0, 20.0)))
+    picture_sec = _mean_sec(lambda number: scene.frame(number % scene.item.num_frames))
+    matrix = np.ones((512, 512), np.float32)
+    product_sec = _mean_sec(lambda _: matrix @ matrix)
+    return PICTURES * picture_sec / cpu.cores() + PRODUCTS * product_sec
+
+
+def show_and_run(folder: str, values: Mapping[str, str]) -> int:
+    """Prints and runs all steps. Returns the exit status of the first step that fails, or 0 after the last."""
     start = time.monotonic()
     for number, (purpose, command) in enumerate(STEPS, 1):
-        minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        command = command.format(**values)
-        print(f"\n[{number} of {len(STEPS)}, {minutes}:{seconds:02}] {purpose}\n$ python -m {command}", flush=True)
+        purpose, command = purpose.format(d=folder), command.format(**values)
+        print(f"\n[{number} of {len(STEPS)}, {_clock(start)}] {purpose}\n$ python -m {command}", flush=True)
         status = run([sys.executable, "-m", *shlex.split(command)])
         if status:
             print(
@@ -137,20 +195,35 @@ def tell_and_run(folder: str, values: Mapping[str, str]) -> int:
                 file=sys.stderr,
             )
             return status
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(f"\nDone in {minutes}:{seconds:02}. Open {folder}/report.html in a browser.")
+    print(f"\nDone in {_clock(start)}. Open {folder}/report.html in a browser.")
     return 0
 
 
 def run(command: Sequence[str]) -> int:
-    """The exit status of a command, which ends in its own way when this process is asked to end."""
+    """Runs a command, which ends in its own way if this process is asked to end. Returns its exit status."""
     process = subprocess.Popen(command)
-    # A terminal sends Ctrl-C to both; SIGTERM reaches this process alone.
+    # A terminal sends Ctrl-C to both processes; SIGTERM reaches this process alone.
     before = signal.signal(signal.SIGINT, lambda *_: None), signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     status = process.wait()
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGTERM, before[1])
     return status if status >= 0 else 128 - status
+
+
+def _mean_sec(work: Callable[[int], object]) -> float:
+    """Returns the mean time of a call in seconds, over half a second of calls after a first one that is not counted."""
+    work(0)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() < start + 0.5:
+        count += 1
+        work(count)
+    return (time.perf_counter() - start) / count
+
+
+def _clock(start: float) -> str:
+    """Returns the time since a moment of `time.monotonic` as minutes:seconds."""
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    return f"{minutes}:{seconds:02}"
 
 
 if __name__ == "__main__":
