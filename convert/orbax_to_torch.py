@@ -12,12 +12,12 @@ from tsp_jax.system import cli, files
 
 
 def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:
-    """Writes `{"model": state dict, "about": strings and numbers}`, whole or not at all.
+    """Writes a file with `{"model": state dict, "about": strings and numbers}`, whole or not at all.
 
     Raises:
       FileExistsError: the file exists and `overwrite` is false.
-      FileNotFoundError: its folder does not exist.
-      ValueError: the checkpoint's variables are not those of its configuration.
+      FileNotFoundError: the file's folder does not exist.
+      ValueError: the checkpoint's variables do not fit its configuration.
       ModuleNotFoundError: PyTorch is not installed.
     """
     path, torch = pathlib.Path(path), torch_to_orbax.import_torch()
@@ -37,16 +37,16 @@ def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, o
         },
     }
     with files.replacing(path) as temporary, temporary.open("wb") as file:
-        # The older format: the original pins PyTorch 1.4, which reads no other.
+        # The original pins PyTorch 1.4, which reads the older format only.
         torch.save(content, file, _use_new_zipfile_serialization=False)
 
 
 def check_output(path: pathlib.Path, overwrite: bool) -> None:
-    """Nothing, when a file may be written there.
+    """Checks that a file may be written at `path`.
 
     Raises:
-      FileExistsError: the file exists and `overwrite` is false, or it is a folder.
-      FileNotFoundError: its folder does not exist.
+      FileExistsError: the file exists and `overwrite` is false, or `path` is a folder.
+      FileNotFoundError: the file's folder does not exist.
     """
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; expected the name of a file to write")
@@ -57,11 +57,17 @@ def check_output(path: pathlib.Path, overwrite: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status of the command line: 0, or 1 with one message on stderr.
+    """The command; returns the exit status: 0 if all went well, 1 if the file cannot be written, 2 after wrong use."""
+    options = _parse(argv)
+    cli.show_any_name()
+    try:
+        return _work(options)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
-    Raises:
-      SystemExit: with status 2 after wrong use, 0 after --help, as argparse does.
-    """
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m convert.orbax_to_torch",
         description="Write a checkpoint folder as a PyTorch file, for the original TSP code and PyTorch from 1.4 on.",
@@ -71,17 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, type=pathlib.Path, metavar="DIR", help="the folder to read")
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="FILE", help="the .pth file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-    args = parser.parse_args(argv)
-    cli.show_any_name()
-    try:
-        torch_to_orbax.import_torch()
-        check_output(args.output, args.overwrite)
-        checkpoint = checkpoints.load(args.checkpoint)
-        write_pth(args.output, checkpoint, overwrite=args.overwrite)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{torch_to_orbax.describe(checkpoint)}\nwritten to {args.output}")
+    return parser.parse_args(argv)
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Reads the folder and writes the file. Returns the exit status."""
+    torch_to_orbax.import_torch()  # before the work
+    check_output(options.output, options.overwrite)
+    checkpoint = checkpoints.load(options.checkpoint)
+    write_pth(options.output, checkpoint, overwrite=options.overwrite)
+    print(f"{torch_to_orbax.describe(checkpoint)}\nwritten to {options.output}")
     return 0
 
 

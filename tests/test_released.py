@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from convert import released
+from convert import download, released
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE_CSV = PROJECT.parent / "shared" / "reference" / "released_models.csv"
@@ -35,8 +35,8 @@ class Page:
     honours_range: bool = True
     range_shift: int = 0  # a 206 starts this many bytes after the byte that was asked for
     range_bytes: int | None = None  # a 206 has at most this many bytes
-    range_total: bool = True  # a 206 tells the length of the whole file
-    declared_bytes: int | None = None  # Content-Length, where it is not the true one
+    range_total: bool = True  # a 206 says the length of the whole file
+    declared_bytes: int | None = None  # Content-Length, if it is not the true one
     sends_length: bool = True
     cut_after: list[int] = dataclasses.field(default_factory=list)  # bytes sent in request 0, 1, …; then no more cuts
     always_cut_after: int | None = None
@@ -169,7 +169,7 @@ def test_damaged_file_in_the_cache_is_replaced_with_a_warning(
 
 def test_wrong_hash_leaves_nothing_and_names_both(server: Server, tmp_path: pathlib.Path) -> None:
     model = server.add(Page(), sha256_prefix="00000000")
-    with pytest.raises(released.DownloadError) as caught:
+    with pytest.raises(download.DownloadError) as caught:
         fetch(model, tmp_path)
     for expected in ("00000000", hashlib.sha256(BODY).hexdigest()[:8], model.url):
         assert expected in str(caught.value)
@@ -179,7 +179,7 @@ def test_wrong_hash_leaves_nothing_and_names_both(server: Server, tmp_path: path
 def test_connection_cut_for_good_keeps_part_and_the_next_run_resumes_there(server: Server, tmp_path: pathlib.Path) -> None:
     page = Page(always_cut_after=70_000)
     model = server.add(page)
-    with pytest.raises(released.DownloadError, match="next run continues") as caught:
+    with pytest.raises(download.DownloadError, match="next run continues") as caught:
         fetch(model, tmp_path)
     part = part_of(model, tmp_path)
     kept = part.stat().st_size
@@ -259,7 +259,7 @@ def test_whole_part_of_a_killed_run_is_used_without_a_request(server: Server, tm
 def test_part_of_other_bytes_is_removed_so_that_the_next_run_succeeds(server: Server, tmp_path: pathlib.Path) -> None:
     model = server.add(Page())
     part = write_part(model, tmp_path, b"x" * 1000)
-    with pytest.raises(released.DownloadError, match="expected a SHA-256"):
+    with pytest.raises(download.DownloadError, match="expected a SHA-256"):
         fetch(model, tmp_path)
     assert not part.exists()
     assert fetch(model, tmp_path).read_bytes() == BODY
@@ -268,7 +268,7 @@ def test_part_of_other_bytes_is_removed_so_that_the_next_run_succeeds(server: Se
 def test_404_is_reported_at_once(server: Server, tmp_path: pathlib.Path) -> None:
     page = Page(status=404)
     model = server.add(page)
-    with pytest.raises(released.DownloadError, match="404") as caught:
+    with pytest.raises(download.DownloadError, match="404") as caught:
         fetch(model, tmp_path)
     assert model.url in str(caught.value)
     assert len(page.ranges) == 1
@@ -285,7 +285,7 @@ def test_unreachable_server_gives_url_and_where_to_put_the_file(tmp_path: pathli
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     model = released.Released("model", "nobody listens", "00000000", f"http://127.0.0.1:{port}/model.pth")
-    with pytest.raises(released.DownloadError) as caught:
+    with pytest.raises(download.DownloadError) as caught:
         fetch(model, tmp_path)
     assert model.url in str(caught.value)
     assert str(tmp_path / "checkpoints" / "model.pth") in str(caught.value)
@@ -295,7 +295,7 @@ def test_unreachable_server_gives_url_and_where_to_put_the_file(tmp_path: pathli
 def test_declared_size_over_the_limit_is_refused_unread(server: Server, tmp_path: pathlib.Path) -> None:
     page = Page(declared_bytes=2 * 1024**3 + 1)
     model = server.add(page)
-    with pytest.raises(released.DownloadError, match="2,147,483,649"):
+    with pytest.raises(download.DownloadError, match="2,147,483,649"):
         fetch(model, tmp_path)
     assert not part_of(model, tmp_path).exists()
     assert len(page.ranges) == 1
@@ -304,10 +304,10 @@ def test_declared_size_over_the_limit_is_refused_unread(server: Server, tmp_path
 def test_undeclared_size_over_the_limit_is_stopped(
     server: Server, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(released, "MAX_BYTES", len(BODY) - 1)
+    monkeypatch.setattr(download, "MAX_BYTES", len(BODY) - 1)
     page = Page(sends_length=False)
     model = server.add(page)
-    with pytest.raises(released.DownloadError, match=r"more than 300,000 bytes"):
+    with pytest.raises(download.DownloadError, match=r"more than 300,000 bytes"):
         fetch(model, tmp_path)
     assert not part_of(model, tmp_path).exists()
     assert len(page.ranges) == 1
@@ -353,7 +353,7 @@ def test_killed_process_loses_neither_the_lock_nor_the_bytes(server: Server, tmp
 
 def test_cache_that_cannot_be_written_is_a_download_error(server: Server, tmp_path: pathlib.Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder belongs")
-    with pytest.raises(released.DownloadError, match="TSP_JAX_CACHE"):
+    with pytest.raises(download.DownloadError, match="TSP_JAX_CACHE"):
         fetch(server.add(Page()), tmp_path)
 
 
