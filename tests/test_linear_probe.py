@@ -14,10 +14,10 @@ RUN = {"stride": 8, "clip_len": 16, "frame_rate": 15.0}
 BOUNDS = (0.0, 6.0, 13.0, 19.0, 30.0)  # background, action, background, action
 
 
-def truth(videos: Sequence[str]) -> list[groundtruth.Segment]:
+def truth(videos: Sequence[str]) -> list[groundtruth.AnnotatedSegment]:
     regions = ((groundtruth.NO_ACTION, ""), (groundtruth.ACTION, "wave")) * 2
     return [
-        groundtruth.Segment(name, start, end, label, 30.0, f"{name}.mp4", FPS, FRAMES, region)
+        groundtruth.AnnotatedSegment(name, start, end, label, 30.0, f"{name}.mp4", FPS, FRAMES, region)
         for name in videos
         for start, end, (region, label) in zip(BOUNDS[:-1], BOUNDS[1:], regions, strict=True)
     ]

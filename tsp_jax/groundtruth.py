@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from jaxtyping import Bool, Float
+
+from tsp_jax import video_list
 from tsp_jax.system import files, tables
 
 ACTION = "Action"
 NO_ACTION = "No action"
 TEMPORAL_REGIONS = (ACTION, NO_ACTION)  # in the order of their class numbers
+_FPS_TOLERANCE = 1e-4  # relative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +37,7 @@ class VideoMetadata:
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class AnnotatedSegment:
     """A row of the ground truth: a part of a video, as annotated; it may leave the video, and is then to be clamped.
 
     Attributes:
@@ -57,7 +63,7 @@ class Segment:
     temporal_region: str
 
 
-T = TypeVar("T", VideoMetadata, Segment)
+T = TypeVar("T", VideoMetadata, AnnotatedSegment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Row(Generic[T]):
     faults: tuple[str, ...]
 
 
-def read_groundtruth(path: str | Path) -> list[Segment]:
+def read_groundtruth(path: str | Path) -> list[AnnotatedSegment]:
     """The segments of a ground-truth CSV, in its order.
 
     Raises:
@@ -85,19 +91,48 @@ def read_groundtruth(path: str | Path) -> list[Segment]:
     return _values(Path(path), read_groundtruth_rows(path), "python -m data_builders.validate")
 
 
-def read_groundtruth_rows(path: str | Path) -> list[Row[Segment]]:
+def read_groundtruth_rows(path: str | Path) -> list[Row[AnnotatedSegment]]:
     """The rows of a ground-truth CSV with their line numbers and faults.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing, or it is no CSV of text.
     """
-    return [_parse(row, Segment, _GROUNDTRUTH) for row in tables.read_table(path, tuple(_GROUNDTRUTH))]
+    return [_parse(row, AnnotatedSegment, _GROUNDTRUTH) for row in tables.read_table(path, tuple(_GROUNDTRUTH))]
 
 
-def write_groundtruth(path: str | Path, segments: Iterable[Segment]) -> None:
+def write_groundtruth(path: str | Path, segments: Iterable[AnnotatedSegment]) -> None:
     """Writes a ground-truth CSV, whole or not at all; numbers keep all their digits."""
     tables.write_table(path, tuple(_GROUNDTRUTH), map(dataclasses.astuple, segments))
+
+
+def action_labels(segments: Iterable[AnnotatedSegment]) -> list[str]:
+    """Returns the distinct action labels, sorted by code point (capitals first) as in the released mappings."""
+    return sorted({segment.action_label for segment in segments} - {""})
+
+
+def same_fps(first: float, second: float) -> bool:
+    """Returns whether two frame rates agree within rounding: 29.97 may be written for 30000/1001, but 30 may not."""
+    return math.isclose(first, second, rel_tol=_FPS_TOLERANCE)
+
+
+def by_video(segments: Iterable[AnnotatedSegment]) -> dict[str, list[AnnotatedSegment]]:
+    """Returns the segments of each video, by the name of its features, in their order."""
+    of_video: dict[str, list[AnnotatedSegment]] = {}
+    for segment in segments:
+        of_video.setdefault(video_list.video_name(Path(segment.filename)), []).append(segment)
+    return of_video
+
+
+def clips_within(start_sec: Float[np.ndarray, " n"], length_sec: float, segment: AnnotatedSegment) -> Bool[np.ndarray, " n"]:
+    """Returns which clips lie in a segment from their first moment to their last.
+
+    Args:
+      start_sec: the starts of the clips in seconds.
+      length_sec: the length of every clip in seconds.
+      segment: the segment.
+    """
+    return (start_sec >= segment.start_sec - tables.ROUNDING) & (start_sec + length_sec <= segment.end_sec + tables.ROUNDING)
 
 
 def read_metadata(path: str | Path) -> list[VideoMetadata]:

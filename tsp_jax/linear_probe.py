@@ -1,12 +1,12 @@
-"""How well a line tells action from background on frozen features: fitted on some videos, measured on others.
+"""How well a linear classifier separates action from background on frozen features: fitted on some videos, measured on others.
 
-A clip that lies within a segment of the ground truth has its temporal region; the others are left out. Logistic regression on
-features of zero mean and unit variance, both classes of equal weight, one fixed penalty: nothing is chosen by looking at the
-held-out videos. Balanced accuracy is the mean of both classes' shares of clips told right; by chance it is 50 %.
+A clip that lies within a segment of the ground truth takes the segment's temporal region. All other clips are left out. The
+classifier is a logistic regression on features of zero mean and unit variance, with equal weight for both classes and one fixed
+penalty. Nothing is chosen by looking at the held-out videos. Balanced accuracy is the mean of the two classes' shares of
+correctly classified clips; chance is 50 %.
 """
 
 import argparse
-import collections
 import dataclasses
 import statistics
 import sys
@@ -17,16 +17,23 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Bool, Float
 
-from tsp_jax import features, groundtruth, video_list
+from tsp_jax import clip_times, features, groundtruth
 from tsp_jax.system import cli
 
-PENALTY = 1e-3  # half of it times the squared length of the weights joins the mean loss
-_MARGIN_SEC = 1e-6  # times in CSV files are rounded
+PENALTY = 1e-3  # the mean loss includes half of this times the squared norm of the weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Shares told right: of both classes, weighing the same, and of each."""
+    """Shares of correctly classified clips, 0 to 1.
+
+    Attributes:
+      train: balanced accuracy on the videos that the probe is fitted on.
+      held_out: balanced accuracy on the held-out videos.
+      action: share of the held-out clips of actions.
+      background: share of the held-out clips of background.
+      clips: number of held-out clips.
+    """
 
     train: float
     held_out: float
@@ -36,17 +43,15 @@ class Score:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a file can't be used, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command. Returns the exit status: 0 if all is well, 1 if a file can't be used, 2 on wrong use."""
+    return cli.run(_work, _parse(arguments), error_status=1)
+
+
+def _work(options: argparse.Namespace) -> None:
     scores = []
-    try:
-        truth, test_truth = (groundtruth.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
-        for path, test_path in zip(options.features, options.test_features, strict=True):
-            scores.append(score(*labelled_clips(path, truth), *labelled_clips(test_path, test_truth)))
-    except (features.FeatureFileError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    truth, test_truth = (groundtruth.read_groundtruth(path) for path in (options.groundtruth, options.test_groundtruth))
+    for path, test_path in zip(options.features, options.test_features, strict=True):
+        scores.append(score(*labelled_clips(path, truth), *labelled_clips(test_path, test_truth)))
     print("| features | held-out clips | balanced accuracy | of actions | of background | on the fitted videos |")
     print("| --- | --- | --- | --- | --- | --- |")
     for path, found in zip(options.test_features, scores, strict=True):
@@ -56,25 +61,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = [100 * item.held_out for item in scores]
         spread = f"{min(found):.1f} to {max(found):.1f} %, standard deviation {statistics.stdev(found):.1f}"
         print(f"\nMean balanced accuracy of {len(found)}: {statistics.mean(found):.1f} % ({spread})")
-    return 0
 
 
 def labelled_clips(
-    path: str | Path, truth: Sequence[groundtruth.Segment]
+    path: str | Path, truth: Sequence[groundtruth.AnnotatedSegment]
 ) -> tuple[Float[np.ndarray, "n f"], Bool[np.ndarray, " n"]]:
-    """The features of the clips within one segment, and whether it is an action.
+    """Returns the features of the clips that lie within a segment, and whether that segment is an action.
 
     Raises:
-      FeatureFileError: no feature file, or it lacks a video of the ground truth.
+      FeatureFileError: the file is no feature file, or lacks a video of the ground truth.
       ValueError: only one of the two temporal regions has clips, or a clip holds a value that is not finite.
     """
     rows: list[np.ndarray] = []
     acting: list[np.ndarray] = []
-    for name, items in by_video(truth).items():
+    for name, items in groundtruth.by_video(truth).items():
         video = features.read(path, name)
-        times = features.clip_times(video)
+        times = clip_times.clip_times(video)
         for item in items:
-            found = video.features[within(times, item)]
+            found = video.features[groundtruth.clips_within(*times, item)]
             if not np.all(np.isfinite(found)):
                 raise ValueError(f"{path} (video {name!r}): expected finite features, found NaN or infinity; extract it again")
             rows.append(found)
@@ -82,24 +86,10 @@ def labelled_clips(
     found, labels = np.concatenate(rows or [np.zeros((0, 1))]), np.concatenate(acting or [np.zeros(0, bool)])
     if not 0 < np.count_nonzero(labels) < len(labels):
         raise ValueError(
-            f"{path}: of {len(labels)} clips in segments, {np.count_nonzero(labels)} are of actions; both temporal regions "
+            f"{path}: {np.count_nonzero(labels)} of the {len(labels)} clips in segments are of actions; both temporal regions "
             "are needed: give the ground truth of these videos, or extract with a smaller --stride"
         )
     return found.astype(np.float64), labels
-
-
-def by_video(truth: Sequence[groundtruth.Segment]) -> dict[str, list[groundtruth.Segment]]:
-    """The segments of each video, by the name of its features."""
-    of_video: dict[str, list[groundtruth.Segment]] = collections.defaultdict(list)
-    for item in truth:
-        of_video[video_list.video_name(Path(item.filename))].append(item)
-    return dict(of_video)
-
-
-def within(times: tuple[Float[np.ndarray, " n"], float], segment: groundtruth.Segment) -> Bool[np.ndarray, " n"]:
-    """Which clips, of these starts and this length in seconds, lie in a segment from their first moment to their last."""
-    starts_sec, length_sec = times
-    return (starts_sec >= segment.start_sec - _MARGIN_SEC) & (starts_sec + length_sec <= segment.end_sec + _MARGIN_SEC)
 
 
 def score(
@@ -108,7 +98,7 @@ def score(
     held_out: Float[np.ndarray, "m f"],
     held_out_labels: Bool[np.ndarray, " m"],
 ) -> Score:
-    """What a linear probe of the first clips tells of the second."""
+    """Fits a linear probe on the first clips and returns how well it classifies them and the second, held-out clips."""
     mean, scale = train.mean(0), train.std(0) + 1e-6
     weight, bias = fit((train - mean) / scale, train_labels)
 
@@ -121,7 +111,7 @@ def score(
 
 
 def fit(inputs: Float[np.ndarray, "n f"], labels: Bool[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " f"], float]:
-    """Weights and bias of the logistic regression; both classes weigh the same, whatever their numbers."""
+    """Returns the weights and bias of the logistic regression. Both classes weigh the same, however many clips they have."""
     sign, share = np.where(labels, 1.0, -1.0), np.mean(labels)
     weight = np.where(labels, 0.5 / share, 0.5 / (1 - share)) / len(labels)
 
@@ -143,10 +133,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--test_features tsp_test.h5 --test_groundtruth test.csv",
     )
     add = parser.add_argument
-    add("--features", required=True, nargs="+", metavar="H5", help="of the videos to fit on; several, such as one a seed")
-    add("--groundtruth", required=True, metavar="CSV", help="their segments, as `python -m data_builders.groundtruth` writes")
-    add("--test_features", required=True, nargs="+", metavar="H5", help="of the held-out videos, one for each of --features")
-    add("--test_groundtruth", required=True, metavar="CSV", help="their segments")
+    add("--features", required=True, nargs="+", metavar="H5", help="features of the videos to fit on; one file or several, "
+        "such as one for each training seed")  # fmt: skip
+    add("--groundtruth", required=True, metavar="CSV",
+        help="the segments of these videos, as `python -m data_builders.groundtruth` writes them")  # fmt: skip
+    add("--test_features", required=True, nargs="+", metavar="H5",
+        help="features of the held-out videos, one file for each of --features")  # fmt: skip
+    add("--test_groundtruth", required=True, metavar="CSV", help="the segments of the held-out videos")
     options = parser.parse_args(arguments)
     if len(options.features) != len(options.test_features):
         parser.error(f"{len(options.features)} files of --features and {len(options.test_features)} of --test_features")

@@ -6,7 +6,6 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import tqdm
@@ -17,18 +16,12 @@ from tsp_jax.system import cli, files
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit status: 0 if all is well, 1 if a file can't be used, 2 on wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
-    try:
-        return _work(options)
-    except (features.FeatureFileError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return cli.run(_work, _parse(arguments), error_status=1)
 
 
 def _work(options: argparse.Namespace) -> int:
     if options.command == "info":
-        info(options.file, sys.stdout)
+        print("\n".join(info(options.file)))
     elif options.command == "merge":
         count = features.merge(options.files, options.output, overwrite=options.overwrite)
         print(f"{options.output}: {count} videos of {len(options.files)} files")
@@ -38,31 +31,30 @@ def _work(options: argparse.Namespace) -> int:
     return 0
 
 
-def info(path: str | Path, stream: TextIO) -> None:
-    """Prints what a file holds: the attributes of its run, then one line for each video.
+def info(path: str | Path) -> list[str]:
+    """Returns lines that describe a file: the attributes of its run, then one line for each video.
 
     Raises:
       FeatureFileError: the file is no feature file.
     """
     path = Path(path)
-    waiting = features.unfinished(path)
-    if waiting:
-        print(f"{path}: not finished; {waiting} videos lie in {path}.parts. Run the same command again to finish.", file=stream)
+    lines = []
+    if waiting := features.unfinished(path):
+        lines.append(f"{path}: not finished; {waiting} videos lie in {path}.parts. Run the same command again to finish.")
         if not path.exists():
-            return
+            return lines
     found = features.contents(path)
-    lines = [f"{path}: {len(found.videos)} videos, {path.stat().st_size / 1e6:.1f} MB"]
+    lines.append(f"{path}: {len(found.videos)} videos, {path.stat().st_size / 1e6:.1f} MB")
     lines += [f"  {key}: {value}" for key, value in sorted(found.attributes.items())]
     width = max([len(name) for name in found.videos] + [5])
-    lines += [f"{'video':{width}}  {'clips':>6}  {'fps':>7}  {'frames':>7}  notes"]
+    lines.append(f"{'video':{width}}  {'clips':>6}  {'fps':>7}  {'frames':>7}  notes")
     try:
         for name, (count, own) in found.videos.items():
             fps, frames = float(own.get("fps", math.nan)), int(own.get("frames", -1))
-            lines += [f"{name:{width}}  {count:6}  {fps:7.3f}  {frames:7}  {own.get('damage', '')}"]
+            lines.append(f"{name:{width}}  {count:6}  {fps:7.3f}  {frames:7}  {own.get('damage', '')}")
     except (ValueError, TypeError, OverflowError) as error:
         raise features.FeatureFileError(f"{path}: not a file of features, or a damaged one ({error}); make it again") from error
-    for line in lines:
-        print(line, file=stream)
+    return lines
 
 
 def export(path: str | Path, folder: str | Path, kind: str) -> int:

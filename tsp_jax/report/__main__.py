@@ -22,10 +22,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Bool, Float32, Int64
 
-from tsp_jax import features, groundtruth, linear_probe, predictions, version, video_list
+from tsp_jax import clip_times, features, groundtruth, linear_probe, predictions, version, video_list
 from tsp_jax.report import figures, training_section, video_section
 from tsp_jax.system import cli, files
-from tsp_jax.video import decoding
+from tsp_jax.video import scanning
 
 SAMPLED_CLIPS = 50_000  # the projection and the probe are of about as many at most, evenly from all videos
 DRAWN_CLIPS = 5_000  # and as many are drawn
@@ -279,7 +279,7 @@ def _models(paths: Sequence[str], names: Sequence[str] | None) -> list[Model]:
     return models
 
 
-def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list[groundtruth.Segment]]:
+def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list[groundtruth.AnnotatedSegment]]:
     """The segments of these videos, by name; nothing without a file.
 
     Raises:
@@ -287,7 +287,7 @@ def _truth(page: Page, path: str | None, names: Sequence[str]) -> dict[str, list
     """
     if path is None:
         return {}
-    found = linear_probe.by_video(groundtruth.read_groundtruth(path))
+    found = groundtruth.by_video(groundtruth.read_groundtruth(path))
     _check_belong(path, list(found), names)
     page.notes += _missing("{} of " + path + " have no features, and are left out", found, names)
     return {name: found[name] for name in names if name in found}
@@ -333,7 +333,7 @@ def _frames(page: Page, path: Path) -> str:
     """A strip of a video; what keeps it from being read is noted."""
     try:
         strip, damage = video_section.frames(path)
-    except decoding.VideoError as error:
+    except scanning.VideoError as error:
         page.notes.append(f"{path}: {error}; no frames of it are shown")
         page.unread += 1
         return ""
@@ -377,7 +377,7 @@ class Sample:
         self._rows: dict[str, Float32[np.ndarray, "n f"]] = {}
         self._labels: dict[str, Int64[np.ndarray, " n"]] = {}
 
-    def add(self, found: features.VideoFeatures, truth: Sequence[groundtruth.Segment] | None) -> list[str]:
+    def add(self, found: features.VideoFeatures, truth: Sequence[groundtruth.AnnotatedSegment] | None) -> list[str]:
         """Takes at most about `limit` clips of a video, evenly; returns notes of what was found.
 
         Raises:
@@ -391,18 +391,18 @@ class Sample:
                 f"at most {_MAX_WIDTH}"
             )
         notes: list[str] = []
-        duration_sec = features.duration_sec(found)
+        duration_sec = clip_times.duration_sec(found)
         if truth and abs(truth[0].video_duration_sec - duration_sec) > max(1.0, 0.02 * duration_sec):
             notes.append(
                 f"{where}: {truth[0].video_duration_sec:.1f} s by the ground truth, {duration_sec:.1f} s by the features; do "
                 "they belong to the same video?"
             )
-        times = features.clip_times(found)
+        times = clip_times.clip_times(found)
         labels = np.full(len(found.features), _NEITHER)
         for item in truth or []:
             # Classes of the videos that a probe is fitted on need no number of their own.
             number = self._numbers.get(item.action_label, 0) if item.temporal_region == groundtruth.ACTION else _BACKGROUND
-            labels[linear_probe.within(times, item) & (labels == _NEITHER)] = number
+            labels[groundtruth.clips_within(*times, item) & (labels == _NEITHER)] = number
         finite = video_section.finite(found)
         if not np.all(finite):
             notes.append(

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from tsp_jax import features, groundtruth, predictions
+from tsp_jax import clip_times, features, groundtruth, predictions
 from tsp_jax.report import figures
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 THUMBNAILS = 10
 MATRIX_CLIPS = 200  # a matrix has at most as many rows
@@ -86,7 +86,7 @@ class Part:
 
 def describe(
     by_model: Mapping[str, features.VideoFeatures],
-    truth: Sequence[groundtruth.Segment] | None,
+    truth: Sequence[groundtruth.AnnotatedSegment] | None,
     predicted: predictions.Predictions | None,
     colours: Mapping[str, int],
     strip: str | None,
@@ -105,7 +105,7 @@ def describe(
     said = predicted.videos.get(found.name) if predicted else None
     part = Part(
         name=found.name,
-        duration_sec=features.duration_sec(found),
+        duration_sec=clip_times.duration_sec(found),
         clips=len(found.features),
         actions=None if actions is None else len(actions),
         predicted=len(said.segments) if said else None,
@@ -136,7 +136,7 @@ def frames(path: Path) -> tuple[str, str]:
     Raises:
       VideoError: it can't be read.
     """
-    scanned = decoding.scan(path)
+    scanned = scanning.scan(path)
     for _ in range(2):
         count = len(scanned.timeline.pts)
         chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
@@ -146,7 +146,7 @@ def frames(path: Path) -> tuple[str, str]:
         found = dict(reader)
         if not reader.misdated:
             break
-        scanned = decoding.rescan(scanned)
+        scanned = scanning.rescan(scanned)
     return figures.strip([found.get(number) for number in chosen.tolist()]), reader.damage
 
 
@@ -187,7 +187,7 @@ def matrix(
     colours: Mapping[str, int],
 ) -> Matrix | None:
     """Cosine similarity of a video's clips, each with each; None where there are fewer than two."""
-    numbers = features.clip_numbers(found)
+    numbers = clip_times.clip_numbers(found)
     if len(numbers) < 2:
         return None
     every = math.ceil((int(numbers[-1]) + 1) / MATRIX_CLIPS)

@@ -1,22 +1,88 @@
 """What every command does around its work: numbers in flags, names of files on the terminal, messages, exit status."""
 
 import argparse
+import contextlib
 import io
+import signal
 import sys
+from collections.abc import Callable, Iterator
+
+from tsp_jax.system import errors
+
+
+def run(
+    work: Callable[[argparse.Namespace], int | None], options: argparse.Namespace, *, error_status: int | None = None
+) -> int:
+    """Runs a command's work and returns its exit status. An error that a user can mend becomes one message, with no traceback.
+
+    A `UserError` sets the status itself. An OSError, ValueError, RuntimeError or ImportError means wrong use: status 2.
+
+    Args:
+      work: the command's work; it returns an exit status, or None for 0.
+      options: the parsed flags, which `work` receives.
+      error_status: one exit status for all errors, for a command that reserves 2 for wrong flags; None: as above.
+    """
+    show_any_name()
+    try:
+        return work(options) or 0
+    except errors.InterruptedRunError as interruption:
+        print(interruption, file=sys.stderr)
+        return interruption.exit_status
+    except errors.UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status if error_status is None else error_status
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return errors.UserError.exit_status if error_status is None else error_status
+
+
+@contextlib.contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Runs a block whose finished parts outlive it: a full disk or Ctrl-C ends it with a message that says what is kept.
+
+    Args:
+      kept: what is kept and how to continue, such as "finished videos are kept; run the same command again to continue".
+
+    Raises:
+      UnfinishedError: the block raised an OSError, for example because the disk is full (exit status 1).
+      InterruptedRunError: the block was interrupted (exit status 130).
+    """
+    try:
+        yield
+    except errors.UserError:
+        raise
+    except OSError as error:
+        raise errors.UnfinishedError(f"{error}; {kept}") from error
+    except KeyboardInterrupt as error:
+        raise errors.InterruptedRunError(f"interrupted; {kept}") from error
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Makes SIGTERM end the block as Ctrl-C does, by a KeyboardInterrupt. Works in the main thread only."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def positive_int(text: str) -> int:
-    """The whole number from 1 up that a flag's text says, for argparse."""
+    """Returns the flag's whole number, at least 1; for argparse."""
     return _int_from(1, text)
 
 
 def non_negative_int(text: str) -> int:
-    """The whole number from 0 up that a flag's text says, for argparse."""
+    """Returns the flag's whole number, at least 0; for argparse."""
     return _int_from(0, text)
 
 
 def show_any_name() -> None:
-    """Lets names of files be printed that are not UTF-8 or that this terminal can't show: escaped, with backslashes."""
+    """Lets file names be printed that are not UTF-8 or that this terminal can't show; they are escaped with backslashes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
