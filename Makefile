@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast fuzz lint clean
+.PHONY: demo test test-fast fuzz lint docs clean
 
 # From nothing to demo/report.html; the same command goes on after an interruption.
 demo: .venv/run
@@ -26,8 +26,12 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The pages of docs/ and an API reference as a site in site/; a warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo demo_quick build *.egg-info
+	rm -rf .venv demo demo_quick build site *.egg-info
 
 .venv/run: pyproject.toml requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
@@ -39,4 +43,8 @@ clean:
 .venv/test: .venv/run requirements-beam.txt requirements-convert.txt requirements-test.txt
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
+	touch $@
+
+.venv/docs: .venv/run requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

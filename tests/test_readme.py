@@ -1,30 +1,46 @@
-"""Every command of README runs as it stands there."""
+"""Tests that every command of README and docs/ runs as it is written, and that README's facts are those of the code."""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import jax
 import pytest
 
 import media
 from convert import released
+from tsp_jax import config, train
+from tsp_jax.models import functional, tsp
+from tsp_jax.report import __main__ as report
 
 ROOT = Path(__file__).parents[1]
-MAKE = {"make demo", "make test"}  # `make test` is what runs this; `make demo` is run below
+# The pages in the order in which a reader goes through them: later commands use what earlier ones wrote.
+TASKS = ("extract", "models", "predict", "report", "data", "train", "cluster", "results")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in TASKS)]
+# What `make test` would run again is not run here; `make demo` is run below.
+NOT_RUN = {"git clone URL-OF-THIS-REPOSITORY tsp_jax", "cd tsp_jax", "make demo"}
+# The blocks that no command runs, and where the others are run: `bash` in tests/test_train.py.
+KINDS = {"", "sh", "bash", "console", "python", "beam", "results", "csv", "bibtex"}
+
+
+def page_blocks() -> list[tuple[str, str]]:
+    """Returns the language and the text of every code block of the pages, in order."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    return [block for kind, block in found if kind == language]
+    return [block for kind, block in page_blocks() if kind == language]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the README's reader has: model.pth, a folder of videos."""
+    """The folder of a reader, who has model.pth, a folder of videos and annotations."""
     torch = pytest.importorskip("torch")
     torch_reference = pytest.importorskip("torch_reference")
     folder = tmp_path_factory.mktemp("reader")
@@ -34,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ["one", "two"]:
         media.write(folder / "videos" / f"{name}.mp4", frames=40)
     _write_activitynet(folder)
-    names = [f"synthetic_0_{number:05d}.mp4" for number in range(5)]  # of the data set that the commands before draw
+    names = [f"synthetic_0_{number:05d}.mp4" for number in range(5)]  # those that data_builders.synthetic draws
     rows = [f"{name},1.0,2.5,jump,{'train' if number < 4 else 'valid'}\n" for number, name in enumerate(names)]
     (folder / "mine.csv").write_text("".join(["filename,t-start,t-end,action-label,subset\n", *rows]))
     return folder
@@ -69,7 +85,7 @@ Results = list[tuple[list[str], subprocess.CompletedProcess[str]]]
 
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> Results:
-    """The commands in their order, and what became of each."""
+    """The commands in their order, and the result of each."""
     commands = [line.split() for block in blocks("sh") for line in block.strip().splitlines()]
     return [(command, run(command, folder)) for command in commands]
 
@@ -80,7 +96,7 @@ def test_the_commands_run_in_their_order(folder: Path, ran: Results):
     assert len(ran) >= 20
     for command, result in ran:
         named = [released.RELEASED[part] for part in command if part in released.RELEASED]
-        if named:  # can't be fetched here: the message says from where, and where to put it
+        if named:  # it can't be fetched here; the message says from where to fetch it, and where to put it
             assert result.returncode == 2, result.stderr
             assert named[0].url in result.stderr and str(folder / "cache") in result.stderr
             assert "Traceback" not in result.stderr
@@ -88,8 +104,8 @@ def test_the_commands_run_in_their_order(folder: Path, ran: Results):
             assert result.returncode == 0, (command, result.stdout, result.stderr)
     shown = [run(["python", "-c", block], folder) for block in blocks("python")]
     assert [result.returncode for result in shown] == [0, 0, 0], [result.stderr for result in shown]
-    assert "one (1, 512) 30.0" in shown[0].stdout
-    assert "(1, 512) [0.] 1.0666666666666667 ClipGeometry" in shown[1].stdout and "two (1, 512) [0.]" in shown[1].stdout
+    assert "(1, 512) [0.] 1.0666666666666667 ClipGeometry" in shown[0].stdout and "two (1, 512) [0.]" in shown[0].stdout
+    assert "one (1, 512) 30.0" in shown[1].stdout
     assert "(8, 16, 128, 171, 3) uint8 [0, 1, 0, 1, 0, 1, 0, 1]" in shown[2].stdout
     assert sorted(path.name for path in (folder / "per_video").iterdir()) == ["one.pkl", "two.pkl"]
 
@@ -97,7 +113,7 @@ def test_the_commands_run_in_their_order(folder: Path, ran: Results):
 @pytest.mark.slow
 @pytest.mark.torch
 def test_the_clusters_commands_run_on_beams_own_runner(folder: Path, ran: Results):
-    """The runner of each is replaced by the one that needs no cluster, and its flags stay."""
+    """The runner of each command is replaced by the one that needs no cluster; its flags stay."""
     (block,) = blocks("beam")
     commands = [line.split() for line in block.strip().splitlines()]
     assert len(commands) == 3
@@ -150,6 +166,61 @@ def test_the_demo_runs_on_few_videos_and_a_second_time_does_little(tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
 
-def test_other_blocks_are_the_two_commands():
+def test_other_blocks_install_with_extras_that_the_package_has():
     lines = [line.split("#")[0].strip() for block in blocks("") for line in block.strip().splitlines()]
-    assert set(lines) == MAKE
+    installs = [line for line in lines if line.startswith("pip install ")]
+    assert {*lines} - {*installs} == NOT_RUN
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    named = re.findall(r"pip install '\.\[(\w+)\]'", text)
+    assert {"cuda", "tpu", "convert", "beam"} <= set(named) <= set(extras)
+
+
+def test_every_page_and_every_kind_of_block_has_its_test():
+    assert {kind for kind, _ in page_blocks()} == KINDS
+    for path in (ROOT / "docs").glob("*.md"):
+        commands = re.findall(r"^python -m ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not commands or f"docs/{path.name}" in PAGES, path
+
+
+def test_commands_that_are_only_shown_have_flags_and_recipes_that_exist():
+    commands = [shlex.split(line) for block in blocks("console") for line in block.replace("\\\n", " ").strip().splitlines()]
+    modules = {"tsp_jax.report": report, "tsp_jax.train": train}
+    seen = set()
+    for command in commands:
+        assert command[:2] == ["python", "-m"]
+        options = modules[command[2]]._parse(command[3:])
+        seen.add(command[2])
+        if command[2] == "tsp_jax.train":
+            config.load(str(ROOT / options.config), options.changes)
+    assert seen == modules.keys()
+
+
+def test_links_between_the_pages_lead_to_files_that_exist():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        absent = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+        assert not absent, page
+
+
+def test_the_table_of_models_is_the_list_that_the_code_knows():
+    rows = re.findall(r"^\| `(\S+)` \| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    backbones = {"r2plus1d_34": "R(2+1)D-34", "r2plus1d_18": "R(2+1)D-18", "r3d_18": "R3D-18"}
+    sizes = {name: _parameters(name) for name in backbones}
+    expected = []
+    for model in released.RELEASED.values():
+        backbone, _, origin = model.name.partition("-")
+        if origin == "kinetics_init":
+            pretraining, data_set = "start of TSP training", "Kinetics"
+        else:
+            how, _, where = origin.split("-")[0].partition("_on_")
+            pretraining, data_set = how.upper(), {"activitynet": "ActivityNet", "thumos14": "THUMOS14"}.get(where, "Kinetics")
+        pooling = "max" if "-max_gvf-" in model.url else "average" if "-avg_gvf-" in model.url else "none"
+        cells = (backbones[backbone], pretraining, data_set, pooling, f"{sizes[backbone] / 1e6:.1f} M")
+        expected.append((model.name, " | ".join(cells)))
+    assert rows == expected
+
+
+def _parameters(backbone: str) -> int:
+    """Returns how many parameters a backbone has, without heads and running statistics."""
+    return sum(leaf.size for leaf in jax.tree.leaves(functional.shapes(tsp.ModelConfig(backbone))["params"]))

@@ -505,9 +505,9 @@ def test_page_runs_three_steps(
 def test_commands_of_the_readme_train(
     data: Path, whole: Path, tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs the blocks of README's section in this process, with the small backbone and data in the places that they name."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Training\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```bash\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    """Runs the pages' blocks on training in this process, with the small backbone and data in the places that they name."""
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/train.md", "docs/cluster.md")}
+    blocks = re.findall(r"^```bash\n(.*?)^```", "\n".join(pages.values()), flags=re.DOTALL | re.MULTILINE)
     commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
     monkeypatch.chdir(tmp_path)
     for name in ("videos", "standard"):
@@ -535,5 +535,5 @@ def test_commands_of_the_readme_train(
         assert mains[module](arguments) == 0, (command, capsys.readouterr().err)
         seen.add(module)
     assert seen == mains.keys()
-    named = set(re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE))
+    named = set(re.findall(r"^\| `([^`]+)`", pages["docs/train.md"], flags=re.MULTILINE))
     assert named == {path.name + "/" * path.is_dir() for path in (tmp_path / "runs" / "anet_tsp").iterdir()} - {".lock"}
