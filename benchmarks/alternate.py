@@ -30,7 +30,7 @@ from tsp_jax.system import cli, files
 ROOT = Path(__file__).parents[1]
 OURS = "ours"
 RIVALS = ("released", "best")
-VARIANT_PARTS = ("eager", "channels_last", "folded", "frozen", "compiled", "cast")  # rivals.py says what they are
+VARIANT_PARTS = ("eager", "channels_last", "folded", "frozen", "compiled", "cast")  # rivals/common.py explains them
 # Between two turns. Threads of OpenMP spin for up to 0.2 s after their work; to forbid that would slow their program down.
 _PAUSE_SEC = 0.3
 _WORK = "import sys; from benchmarks import alternate; alternate.work(*sys.argv[1:])"
@@ -76,8 +76,14 @@ def _variant(text: str) -> str:
 
 
 def sides(function: str, options: argparse.Namespace) -> dict[str, str]:
-    """Where each side of a piece of work is made, ours first."""
-    return {OURS: f"benchmarks.ours:{function}", **{name: f"benchmarks.rivals:{function}" for name in options.rival}}
+    """Returns `MODULE:FUNCTION` of each side of a piece of work, ours first.
+
+    Args:
+      function: the work's name: a function of `benchmarks.ours`, and a module of `benchmarks.rivals` with such a function.
+      options: the shared flags.
+    """
+    rival = f"benchmarks.rivals.{function}:{function}"
+    return {OURS: f"benchmarks.ours:{function}", **dict.fromkeys(options.rival, rival)}
 
 
 # --------------------------------------------------------------------------------------------------------------- measuring
@@ -184,19 +190,19 @@ def _worker(name: str, target: str, spec: Mapping[str, Any], folder: Path, *, sh
     """A side's process, which ends with the block. `shared`: it is not alone on its device."""
     folder.mkdir()
     (folder / "spec.json").write_text(json.dumps({**spec, "folder": str(folder)}))
-    process = subprocess.Popen(
+    # Otherwise the first process takes three quarters of a GPU's memory.
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"} if shared else {}
+    with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _WORK, target, str(folder / "spec.json")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Else the first to come takes three quarters of a GPU's memory.
-        env={**({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"} if shared else {}), **environment()},
-    )
-    try:
-        yield _Worker(name, process)
-    finally:
-        process.kill()
-        process.wait()
+        env={**memory, **environment()},
+    ) as process:
+        try:
+            yield _Worker(name, process)
+        finally:
+            process.kill()
 
 
 def environment() -> dict[str, str]:
@@ -238,7 +244,7 @@ def run(options: argparse.Namespace, work: Callable[[dict[str, Any]], None]) -> 
 def _begin(options: argparse.Namespace) -> dict[str, Any]:
     """What a result begins with: the command, the machine, the time, the commit; it is printed."""
     result = {
-        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "python": platform.python_version(),
@@ -312,7 +318,14 @@ def commit() -> str:
     return "unknown"
 
 
+def _module() -> str:
+    """Name of the module that runs as the command."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).stem
+
+
 def _processor() -> str:
+    """Name of the processor, or its kind if the system does not say the name."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -27,7 +27,7 @@ from benchmarks import alternate, model
 from data_builders import synthetic
 from tsp_jax import clips, video_list
 from tsp_jax.system import cli, files
-from tsp_jax.video import decoding, writing
+from tsp_jax.video import scanning, writing
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 0.1}
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 try:
                     for measured in speeds(folder, options):
                         alternate.add(result, measured, options)
-                except decoding.VideoError as error:
+                except scanning.VideoError as error:
                     raise alternate.BenchmarkError(str(error)) from error
 
     return alternate.run(options, work)
@@ -144,7 +144,7 @@ def _videos(folder: Path, options: argparse.Namespace) -> Path:
 
 def _count_clips(videos: Path, stride: int, clip_len: int) -> int:
     geometry = clips.ClipGeometry(clip_len=clip_len, stride=stride)
-    return sum(len(clips.plan(decoding.scan(item.path).timeline, geometry)) for item in video_list.list_videos(videos))
+    return sum(len(clips.plan(scanning.scan(item.path).timeline, geometry)) for item in video_list.list_videos(videos))
 
 
 # ------------------------------------------------------------------------------------------------- the command, ours alone

@@ -62,7 +62,7 @@ for part in ${PARTS:-forward extract choices step batch}; do
     extract) run extract 120 extract --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --stride "${strides[@]}" \
       --batch "$batch" "${videos[@]}" --rival "${rivals[@]}" ;;
     # 2-D or 3-D convolutions, BatchNorm folded, widths padded to multiples of 8, donation, asynchronous dispatch.
-    choices) run choices 110 choices --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --batch "$batch" "${frames[@]}" \
+    choices) run choices 110 studies.choices --backbone "${backbones[0]}" --dtype "${dtypes[0]}" --batch "$batch" "${frames[@]}" \
       "${forward[@]}" ;;
     step) run step 120 model --mode step --backbone "${backbones[@]}" --dtype "${dtypes[0]}" --batch "$batch" \
       "${frames[@]}" --rival "${rivals[@]}" ;;

@@ -72,8 +72,8 @@ def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple
             middle, end = item.video_duration_sec / 2, item.video_duration_sec
             rest = (end, item.filename, item.fps, item.num_frames)
             name = video_list.video_name(Path(item.filename))
-            halves += [groundtruth.Segment(name, 0.0, middle, "some", *rest, groundtruth.ACTION)]
-            halves += [groundtruth.Segment(name, middle, end, "", *rest, groundtruth.NO_ACTION)]
+            halves += [groundtruth.AnnotatedSegment(name, 0.0, middle, "some", *rest, groundtruth.ACTION)]
+            halves += [groundtruth.AnnotatedSegment(name, middle, end, "", *rest, groundtruth.NO_ACTION)]
         groundtruth.write_groundtruth(truth, halves)
     _call(build.main, f"--dataset video_folder --videos {standard} --groundtruth {truth} --data_dir {folder}/records")
     return standard, truth, folder / "records" / "video_folder" / "jpeg" / "1.0.0"
@@ -108,7 +108,7 @@ def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) 
     return np.stack([transforms.resize(found[number]) for number in frame_numbers.tolist()])
 
 
-def frames_of(clip: input_pipeline.Clip, item: groundtruth.Segment) -> np.ndarray:
+def frames_of(clip: input_pipeline.Clip, item: groundtruth.AnnotatedSegment) -> np.ndarray:
     """The frame numbers of a clip in its source video."""
     return clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)[clip.place : clip.place + records.CLIP_LEN]
 
@@ -129,7 +129,7 @@ class Stages:
 def time_stages(split: input_pipeline.Split, chosen: Sequence[input_pipeline.Clip]) -> dict[str, float]:
     """Milliseconds a clip of the pipeline's stages, each run alone on the same clips."""
     stages = Stages()
-    out = np.empty((records.CLIP_LEN, *transforms.RESIZED, 3), np.uint8)
+    out = np.empty((records.CLIP_LEN, *transforms.KINETICS.resize, 3), np.uint8)
     for clip in chosen:
         with stages.time("read record"):
             record = split.source[clip.record]
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     window = jax.jit(transforms.window)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    def source_of(clip: input_pipeline.Clip) -> groundtruth.Segment:
+    def source_of(clip: input_pipeline.Clip) -> groundtruth.AnnotatedSegment:
         return rows[int(split.index.segment_row[clip.segment])]
 
     def from_records(seed: int, num_clips: int) -> float:

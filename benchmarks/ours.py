@@ -1,6 +1,5 @@
 """Our sides of the benchmarks, as the commands of this project compute."""
 
-import functools
 import json
 import math
 import time
@@ -34,8 +33,8 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
 
     def encode_part(variables: functional.Variables, clips: Array) -> Array:
         if not batches.is_one_by_one(devices[0]):
-            return functional.encode(checkpoint.config, variables, clips, dtype)
-        return jax.lax.map(lambda clip: functional.encode(checkpoint.config, variables, clip[None], dtype)[0], clips)
+            return tsp.encode(checkpoint.config, variables, clips, dtype)
+        return jax.lax.map(lambda clip: tsp.encode(checkpoint.config, variables, clip[None], dtype)[0], clips)
 
     one, split = PartitionSpec(), PartitionSpec(batches.AXIS)
     mesh = Mesh(np.array(devices), (batches.AXIS,))
@@ -83,22 +82,20 @@ def step(spec: dict[str, Any]) -> alternate.Side:
 
 def extraction(spec: dict[str, Any]) -> alternate.Side:
     """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
-    from tsp_jax import clips, extract, features, video_list  # networks alone can be timed without what these need
+    from tsp_jax import clips, features, video_list  # networks alone can be timed without what these need
+    from tsp_jax.extraction import engine, flags
 
     start()
-    # Each run is a new Encoder, as in a new process; the program is kept, as one process keeps it from batch to batch.
-    make = batches._make_step
-    kept = functools.cache(lambda configs, *others: make(configs, *others))
-    batches._make_step = lambda configs, *others: kept(tuple(configs), *others)
+    # Each run makes a new Batcher, as a new process does; `batches.make_step` keeps the program from run to run.
     checkpoint, output = seeded_checkpoint(spec), Path(spec["folder"]) / "features.h5"
     videos = video_list.list_videos(spec["videos"])
     geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
-    settings = extract.Settings(geometry, "pyav", spec["dtype"], spec["batch"], extract.cores())
+    settings = engine.Settings(geometry, "pyav", spec["dtype"], spec["batch"], flags.default_workers())
 
     def run(count: int) -> None:
         for _ in range(count):
-            with features.Writer(output, extract.run_attributes(checkpoint, settings), overwrite=True) as writer:
-                summary = extract.extract(checkpoint, videos, writer, settings)
+            with features.Writer(output, engine.run_attributes(checkpoint, settings), overwrite=True) as writer:
+                summary = engine.extract(checkpoint, videos, writer, settings)
             if summary.failures:
                 raise RuntimeError(f"{summary.failures[0]}")
 
@@ -118,11 +115,11 @@ def startup(spec_json: str) -> None:
     start()
     checkpoint = weights.open_any(spec["checkpoint"])
     times.append(time.time())
-    pixels, taps = np.zeros((*transforms.TAPPED, 3), np.uint8), transforms.centre_taps(240, 320)
+    pixels, taps = np.zeros((*transforms.KINETICS.tapped, 3), np.uint8), transforms.centre_taps(240, 320)
     frames = [transforms.TappedFrame(number, pixels, taps) for number in range(spec["clip_len"])]
     given = {"clip_len": spec["clip_len"], "stride": 16, "dtype": spec["dtype"], "batch_size": spec["batch"]}
     own = timing.Laps()
-    made = batches.Encoder(checkpoint, **given, own=own)
+    made = batches.Batcher(checkpoint, **given, own=own)
     made.add("clip", "video", frames)
     made.flush()
     times += [time.time() - own.seconds[timing.WAIT_FOR_RESULTS], time.time()]

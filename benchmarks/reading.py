@@ -24,9 +24,9 @@ class Plan(NamedTuple):
 
 def plan(path: Path, geometry: clips.ClipGeometry) -> Plan:
     """The clips that ours takes too; the original finds the same ones, from a CSV that is made beforehand."""
-    from tsp_jax.video import decoding
+    from tsp_jax.video import scanning
 
-    timeline = decoding.scan(path).timeline
+    timeline = scanning.scan(path).timeline
     return Plan(path, timeline.pts * float(timeline.time_base), clips.plan(timeline, geometry))
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import alternate, input_pipeline, model
-from data_builders import labels
 from tsp_jax import groundtruth
 from tsp_jax.system import cli
 
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.ExitStack() as stack:
             folder = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory())).absolute()
             videos, truth, records = input_pipeline.prepare(folder, options.source, options.videos, options.height)
-            actions = labels.action_labels(groundtruth.read_groundtruth(truth))
+            actions = groundtruth.action_labels(groundtruth.read_groundtruth(truth))
             for backbone, dtype in itertools.product(options.backbone, options.dtype):
                 spec = {"backbone": backbone, "label_counts": (len(actions), 2), "gvf": False, "dtype": dtype}
                 spec |= {"batch": options.batch, "videos": str(videos), "truth": str(truth), "records": str(records)}

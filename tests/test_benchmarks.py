@@ -1,26 +1,25 @@
-"""The benchmarks run, on little, and what they print is what they measured."""
+"""Tests of the benchmarks: on little data they run, and they print what they measured."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import media
-from benchmarks import alternate, choices, convolutions, ours
-from tsp_jax.models import functional, tsp
-from tsp_jax.system import trees
+from benchmarks import alternate
 
 ROOT = Path(__file__).parents[1]
-
 
 SMALL = ["--rounds", "1", "--seconds", "0.05", "--json", "result.json"]
 
 
-def run(folder: Path, module: str, *flags: str, status: int = 0) -> str:
-    """What a benchmark prints; its errors, where it is to fail."""
+def run(folder: Path, module: str, *flags: str) -> str:
+    """Runs a benchmark in that folder; returns what it prints."""
     result = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *flags],
         cwd=folder,
@@ -29,18 +28,75 @@ def run(folder: Path, module: str, *flags: str, status: int = 0) -> str:
         text=True,
         timeout=300,
     )
-    assert result.returncode == status, result.stderr
-    return result.stderr if status else result.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def ratios(table: str) -> dict[str, float]:
-    """By how much ours is faster than each other side, as the table tells."""
+    """By how much ours is faster than each other side, as the table says."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     return {row[1].split()[0]: float(row[4].split()[0]) for row in rows if row[1].split()[0] in ("released", "best")}
 
 
+def run_sides(folder: Path, monkeypatch: pytest.MonkeyPatch, **rivals: str) -> tuple[int, dict[str, Any] | None]:
+    """Times `right` as ours with these functions of `benchmark_sides` as rivals; returns the exit status and the result."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    parser = argparse.ArgumentParser()
+    alternate.add_flags(parser)
+    options = parser.parse_args(["--rounds", "2", "--seconds", "0.05", "--json", str(folder / "result.json")])
+    sides = {name: f"benchmark_sides:{function}" for name, function in {"ours": "right", **rivals}.items()}
+
+    def work(result: dict[str, Any]) -> None:
+        measured = alternate.measure("wait", sides, {}, clips=3, tolerance=1e-3, options=options)
+        alternate.add(result, measured, options)
+
+    status, path = alternate.run(options, work), folder / "result.json"
+    return status, json.loads(path.read_text()) if path.exists() else None
+
+
+def test_the_table_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    status, result = run_sides(tmp_path, monkeypatch, released="right", best="absent")
+    assert status == 0 and result is not None
+    (item,) = result["measured"]
+    assert item["left_out"] == {"best": "its library is not installed"}
+    assert list(item["sides"]) == ["ours", "released"]
+    speeds = {name: [lap["clips"] / lap["seconds"] for lap in side["laps"]] for name, side in item["sides"].items()}
+    assert all(len(found) == 2 and min(found) > 0 for found in speeds.values())
+    printed = capsys.readouterr().out
+    expected = sum(a / b for a, b in zip(speeds["ours"], speeds["released"], strict=True)) / 2  # the median of two
+    assert ratios(printed)["released"] == pytest.approx(expected, abs=0.006)
+    assert ratios(printed)["released"] > 1
+    assert "best is left out: its library is not installed" in printed
+    assert "libraries print" not in printed
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        ("wrong", "best differs from ours by 5.0e-02 of the largest value"),
+        ("misshapen", "best gives outputs of shape (1,), ours are (2,)"),
+        ("broken", "best ended with status 3"),
+    ],
+)
+def test_sides_that_differ_or_fail_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: str, message: str
+):
+    assert run_sides(tmp_path, monkeypatch, best=side) == (1, None)
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert ("nothing was timed" in errors) == (side == "wrong")
+
+
+def test_the_script_for_a_gpu_names_commands_that_exist():
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    named = {line.split(") run ")[1].split()[2] for line in script.splitlines() if ") run " in line}
+    assert named == {"model", "extract", "studies.choices"}
+    assert all((ROOT / "benchmarks" / f"{name.replace('.', '/')}.py").is_file() for name in named)
+    subprocess.run(["bash", "-n", "benchmarks/gpu.sh"], cwd=ROOT, check=True)
+
+
 @pytest.mark.slow
-def test_the_input_pipelines_benchmark_compares_and_tells_what_bounds_it(tmp_path: Path):
+def test_the_input_pipelines_benchmark_compares_and_says_what_bounds_it(tmp_path: Path):
     (tmp_path / "videos").mkdir()
     media.write(tmp_path / "videos" / "one.mp4", frames=300)
     flags = ["--source", "videos", "--rounds", "2", "--clips", "64", "--json", "result.json"]
@@ -52,20 +108,11 @@ def test_the_input_pipelines_benchmark_compares_and_tells_what_bounds_it(tmp_pat
     assert "Bound by: " in printed
 
 
-def test_convolutions_are_those_of_the_backbones():
-    shapes = set()
-    for backbone in ("r3d_18", "r2plus1d_34"):
-        params = trees.flatten(functional.shapes(tsp.ModelConfig(backbone))["params"])
-        shapes |= {
-            leaf.shape for key, leaf in params.items() if len(leaf.shape) == 5 and "stem" not in key and "downsample" not in key
-        }
-    assert {kernel for _, kernel, _ in convolutions.layers()} == shapes
-
-
 @pytest.mark.slow
 @pytest.mark.torch
 def test_one_call_compares_forward_passes_extraction_and_steps(tmp_path: Path):
     environment = {**os.environ, "TSP_BENCHMARK_SMALL": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
+    environment["PARTS"] = "forward extract step batch"  # without the finished study
     script = ["bash", "benchmarks/gpu.sh"]
     result = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
@@ -79,18 +126,6 @@ def test_one_call_compares_forward_passes_extraction_and_steps(tmp_path: Path):
             assert ratio == pytest.approx(speeds["ours"] / speeds[side], abs=0.006)
             assert 0 < item["sides"][side]["difference"] < 1e-3
     assert list(json.loads((tmp_path / "batch.json").read_text())["measured"][0]["sides"]) == ["ours"]
-    forward, step = json.loads((tmp_path / "choices.json").read_text())["measured"]
-    assert list(forward["sides"]) == ["ours", "3-D", "folded and padded"]
-    assert all(0 < forward["sides"][choice]["difference"] < 1e-5 for choice in ("3-D", "folded and padded"))
-    assert step["sides"]["not donated"]["difference"] == 0
-
-
-@pytest.mark.parametrize("backbone", ["r2plus1d_34", "r2plus1d_18", "r3d_18"])
-def test_the_networks_written_out_are_the_products(backbone: str):
-    spec = {"backbone": backbone, "label_counts": (3, 2), "gvf": True, "dtype": "float32", "batch": 1, "clip": (4, 32, 32)}
-    expected = ours.forward(spec).outputs
-    for choice in ("waited for", "folded and padded"):
-        assert 0 < alternate.difference(choice, choices.forward(spec, choice).outputs, expected) < 1e-4
 
 
 @pytest.mark.slow
@@ -109,34 +144,16 @@ def test_training_is_compared_on_the_same_clips(tmp_path: Path):
     assert item["sides"]["best"]["difference"] < 1e-5
 
 
-def test_decodings_benchmark_tells_each_stage(tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    media.write(tmp_path / "videos" / "one.mp4", frames=60, options={"bf": "2"})
-    printed = run(tmp_path, "decoding", "--videos", "videos", "--rounds", "1", "--json", "result.json")
-    (item,) = json.loads((tmp_path / "result.json").read_text())["videos"]
-    assert (item["frames"], item["decoded"] < 60, len(item["left_out"])) == (60, True, 1)
-    assert all(len(speeds) == 1 and speeds[0] > 0 for speeds in item["frames_per_sec"].values())
-    assert min(item["milliseconds"][stage][0] for stage in ("scan", "decode", "taps")) > 0
-    assert printed.count("| one.mp4 | ") == 3
-
-
 @pytest.mark.slow
-def test_start_and_memory_of_extraction_are_told(tmp_path: Path):
+def test_start_and_memory_of_extraction_are_measured(tmp_path: Path):
     flags = ["--backbone", "r3d_tiny", "--clip_len", "4", "--batch", "2", "--folder", "."]
     assert "| r3d_tiny float32 | warm |" in run(tmp_path, "extract", "--startup", *flags, *SMALL)
-    told = json.loads((tmp_path / "result.json").read_text())["startup"]
-    assert [item["cache"] for item in told] == ["empty", "warm"]
-    assert told[1]["until_computing_sec"] < told[0]["until_computing_sec"]
+    starts = json.loads((tmp_path / "result.json").read_text())["startup"]
+    assert [item["cache"] for item in starts] == ["empty", "warm"]
+    assert starts[1]["until_computing_sec"] < starts[0]["until_computing_sec"]
     assert "| r3d_tiny, 0.002 hours |" in run(
         tmp_path, "extract", "--memory", "--memory_hours", "0.001", "0.002", *flags, *SMALL
     )
-    told = json.loads((tmp_path / "result.json").read_text())["memory"]
-    assert [item["hours"] for item in told] == [0.001, 0.002]
-    assert all(item["peak"] >= max(rss for _, rss in item["samples"]) > 50e6 for item in told)
-
-
-def test_sides_that_differ_are_not_timed(tmp_path: Path):
-    flags = ["--backbone", "r3d_18", "--mode", "forward", "--dtype", "float32", "--batch", "1", "--clip", "2", "16", "16"]
-    errors = run(tmp_path, "model", *flags, "--rival", "best", "--variants", "folded+cast", *SMALL, status=1)
-    assert "best differs from ours by" in errors and "nothing was timed" in errors
-    assert not (tmp_path / "result.json").exists()
+    runs = json.loads((tmp_path / "result.json").read_text())["memory"]
+    assert [item["hours"] for item in runs] == [0.001, 0.002]
+    assert all(item["peak"] >= max(rss for _, rss in item["samples"]) > 50e6 for item in runs)

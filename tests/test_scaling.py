@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import scaling
+from benchmarks.studies import scaling
 from tsp_jax.models import functional, tsp
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_the_page_holds_the_tables_in_their_order():
     page = (DOCS / "scaling.md").read_text()
     places = [page.find(table + "\n\n") for table in scaling.tables()]
-    assert len(places) == 4 and -1 not in places, "docs/scaling.md is not what python -m benchmarks.scaling prints"
+    assert len(places) == 4 and -1 not in places, "docs/scaling.md is not what python -m benchmarks.studies.scaling prints"
     assert places == sorted(places)
 
 

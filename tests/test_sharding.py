@@ -70,7 +70,7 @@ def test_batch_on_one_device_is_the_batch() -> None:
 def test_a_cpu_is_a_device_for_each_core_that_has_rows_unless_flags_say_otherwise(
     flags: str, rows: int | None, devices: int, cores: int
 ) -> None:
-    code = f"from tsp_jax import sharding; n = sharding.split_cpu({rows}); import jax; print(jax.local_device_count(), n)"
+    code = f"from tsp_jax.system import cpu; n = cpu.split_cpu({rows}); import jax; print(jax.local_device_count(), n)"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert shown.stdout.split() == [str(devices), str(cores)]
@@ -127,6 +127,6 @@ def test_half_an_address_is_refused() -> None:
 
 
 def test_jax_says_no_cluster_in_the_words_that_are_waited_for() -> None:
-    script = "from tsp_jax import sharding; import jax; sharding.start_processes(); assert jax.process_count() == 1"
+    script = "from tsp_jax.training import processes; import jax; processes.start_processes(); assert jax.process_count() == 1"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from flax import nnx
 from jaxtyping import Array
 
 from benchmarks import alternate, model, ours
 from tsp_jax.extraction import batches
-from tsp_jax.models import convolution, video_resnet
+from tsp_jax.models import backbones, convolution
 from tsp_jax.system import cli
 
 FORWARD = ("written out", "3-D", "folded", "padded", "folded and padded", "waited for")
@@ -32,9 +33,9 @@ MULTIPLE = 8  # of widths, where they are padded: what tensor cores take at once
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 a choice fails or differs, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.choices",
+        prog="python -m benchmarks.studies.choices",
         description=__doc__,
-        epilog="example: python -m benchmarks.choices --backbone r2plus1d_18 --dtype bfloat16 --batch 32 64",
+        epilog="example: python -m benchmarks.studies.choices --backbone r2plus1d_18 --dtype bfloat16 --batch 32 64",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -100,8 +101,10 @@ def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
     """The features of a batch that lies on the device, by the network written out."""
     ours.start(1)
     checkpoint, dtype = ours.seeded_checkpoint(spec), batches.DTYPES[spec["dtype"]]
-    keywords = video_resnet.BACKBONES[spec["backbone"]].keywords
-    in_float32, epsilon = keywords.get("float32_stages", ()), keywords.get("bn_epsilon", 1e-5)
+    backbone = backbones.BACKBONES[spec["backbone"]]
+    in_float32 = backbone.float32_stages
+    module: Any = nnx.eval_shape(lambda: backbone.build(float32_stages=in_float32, rngs=nnx.Rngs(0)))
+    epsilon = module.stem.layers[1].epsilon  # the BatchNorm after the first convolution; all have the same
     params, stats = (checkpoint.variables[kind]["features"] for kind in ("params", "batch_stats"))
 
     def pairs(*path: str) -> Pairs:

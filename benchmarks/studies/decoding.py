@@ -20,15 +20,15 @@ import tqdm
 from benchmarks import alternate
 from tsp_jax import clips, transforms, video_list
 from tsp_jax.system import cli
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 1 a video can't be read, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoding",
+        prog="python -m benchmarks.studies.decoding",
         description=__doc__,
-        epilog="example: python -m benchmarks.decoding --videos videos/ --rounds 7",
+        epilog="example: python -m benchmarks.studies.decoding --videos videos/ --rounds 7",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--videos", required=True, help="a folder, searched with its subfolders, or one file")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for item in tqdm.tqdm(video_list.list_videos(options.videos), "videos", disable=None):
             try:
                 result["videos"].append(measure(item.path, options.stride, options.rounds))
-            except decoding.VideoError as error:
+            except scanning.VideoError as error:
                 raise alternate.BenchmarkError(f"{item.path}: {error}") from error
         print("\n\n".join(tables(result["videos"])))
 
@@ -55,7 +55,7 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
     Raises:
       VideoError: it can't be read.
     """
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     plan = clips.plan(scan.timeline, clips.ClipGeometry(stride=stride))
     count = len(scan.timeline.pts)
     needed = np.zeros(count, bool)
@@ -70,12 +70,12 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
         found[group].setdefault(name, []).append(value)
 
     for _ in range(rounds):
-        add("milliseconds", "scan", 1000 * _thread_sec(lambda: decoding.scan(path)) / count)
+        add("milliseconds", "scan", 1000 * _thread_sec(lambda: scanning.scan(path)) / count)
         with mock.patch.object(decoding, "_rgb_converter", lambda: lambda frame: frame):
             whole = _thread_sec(lambda: _exhaust(decoding.Reader(scan, every)))
             reader = decoding.Reader(scan, needed)
             some = _thread_sec(lambda reader=reader: _exhaust(reader))
-            with mock.patch.object(decoding.Reader, "_of_no_use", lambda self, stream: lambda packet: False):
+            with mock.patch.object(decoding.Reader, "_droppable", lambda self, stream: lambda packet: False):
                 all_packets = _thread_sec(lambda: _exhaust(decoding.Reader(scan, needed)))
         found["decoded"] = reader.decoded
         found["left_out"].append(some / all_packets)
@@ -120,11 +120,11 @@ def _exhaust(items: Iterable[object]) -> None:
 
 
 def _decode(path: Path, threads: int = 1, kind: Literal["FRAME", "SLICE"] = "FRAME") -> None:
-    with decoding.open_container(path) as container:
-        stream = decoding.first_stream(container)
+    with scanning.open_container(path) as container:
+        stream = scanning.first_stream(container)
         if threads > 1:
             stream.codec_context.thread_type, stream.codec_context.thread_count = kind, threads
-        for packet, _ in decoding.packets(container, stream):
+        for packet, _ in scanning.packets(container, stream):
             stream.decode(packet)
 
 

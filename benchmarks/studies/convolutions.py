@@ -20,9 +20,9 @@ Layer = tuple[tuple[int, int, int, int], tuple[int, int, int, int, int], tuple[i
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 all well, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.convolutions",
+        prog="python -m benchmarks.studies.convolutions",
         description=__doc__,
-        epilog="example: taskset -c 1 python -m benchmarks.convolutions --batch 4 --rounds 3",
+        epilog="example: taskset -c 1 python -m benchmarks.studies.convolutions --batch 4 --rounds 3",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--batch", type=cli.positive_int, default=4, help="clips of 16x112x112")

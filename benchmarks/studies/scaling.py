@@ -130,8 +130,10 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    epilog = "example: python -m benchmarks.scaling"
-    argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__, epilog=epilog).parse_args(arguments)
+    epilog = "example: python -m benchmarks.studies.scaling"
+    argparse.ArgumentParser(prog="python -m benchmarks.studies.scaling", description=__doc__, epilog=epilog).parse_args(
+        arguments
+    )
     print("\n\n".join(tables()))
     return 0
 
