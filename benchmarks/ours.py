@@ -1,4 +1,4 @@
-"""Our sides of the benchmarks, as the commands of this project compute."""
+"""Our sides of the benchmarks. They compute as the commands of this project do."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from tsp_jax.training import optim, train_step
 
 
 def forward(spec: dict[str, Any]) -> alternate.Side:
-    """The features of a batch that lies on the device, or on a CPU's cores, clip by clip where the encoder does so."""
+    """Returns the side that encodes a batch that is already on the device. On a CPU each core encodes its clips one by one."""
     start()
     checkpoint = seeded_checkpoint(spec)
     dtype = batches.DTYPES[spec["dtype"]]
@@ -51,9 +51,9 @@ def forward(spec: dict[str, Any]) -> alternate.Side:
 
 
 def step(spec: dict[str, Any]) -> alternate.Side:
-    """Steps of training on one batch that lies on the device; the clips come as they are, without augmentation.
+    """Returns the side that trains on one batch that is already on the device, without augmentation.
 
-    The outputs are losses, and logarithms of gradient norms, of the first two steps.
+    The outputs are the losses, and the logarithms of gradient norms, of the first two steps.
     """
     cores = start(spec["batch"])
     checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(jax.devices()[:cores], cores=cores)
@@ -61,17 +61,17 @@ def step(spec: dict[str, Any]) -> alternate.Side:
     placed = jax.device_put(batch(spec), sharding.batch_sharding(mesh))
     state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
     outputs = []
-    for number in range(malloc.SETTLING_STEPS + 2):
+    giving_back = malloc.GivingBack(malloc.SETTLING_STEPS)
+    for _ in range(malloc.SETTLING_STEPS + 2):
         state, seen = one(state, placed)
         outputs += [float(seen.loss), math.log(float(seen.grad_norm))]
-        if number < malloc.SETTLING_STEPS:
-            malloc.give_back()  # as the command does
+        giving_back.after_call()  # as the command does
 
     def run(count: int) -> None:
         nonlocal state
         for _ in range(count):
             state, seen = one(state, placed)
-            jax.block_until_ready(seen.loss)  # as the command does: steps sent ahead would have their activations side by side
+            jax.block_until_ready(seen.loss)  # as the command does: steps sent ahead would all hold memory
         jax.block_until_ready(state)
 
     return alternate.Side(run, np.array(outputs[:4]), about(spec))
@@ -81,8 +81,11 @@ def step(spec: dict[str, Any]) -> alternate.Side:
 
 
 def extraction(spec: dict[str, Any]) -> alternate.Side:
-    """All features of a folder's videos, written to a file; the command without its start. The outputs are the features."""
-    from tsp_jax import clips, features, video_list  # networks alone can be timed without what these need
+    """Returns the side that writes the features of a folder's videos to a file: the command without its start.
+
+    The outputs are the features.
+    """
+    from tsp_jax import clips, features, video_list  # timing the networks alone needs none of their packages
     from tsp_jax.extraction import engine, flags
 
     start()
@@ -105,12 +108,12 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
 
 
 def write_checkpoint(spec_json: str, path: str) -> None:
-    """Writes seeded weights as a checkpoint folder."""
+    """Writes seeded weights to the checkpoint folder `path`."""
     checkpoints.save(path, seeded_checkpoint(json.loads(spec_json)))
 
 
 def startup(spec_json: str) -> None:
-    """Prints, as JSON, seconds from the start of this process to its first features; they are of one clip."""
+    """Prints, as JSON, the seconds from the start of this process to its first features, which are those of one clip."""
     spec, times = json.loads(spec_json), [time.time()]
     start()
     checkpoint = weights.open_any(spec["checkpoint"])
@@ -132,8 +135,11 @@ def startup(spec_json: str) -> None:
 
 
 def training(spec: dict[str, Any]) -> alternate.Side:
-    """Steps of training from records, read ahead as the command does. The outputs are the losses of the first two."""
-    from tsp_jax import config, input_pipeline, train  # likewise
+    """Returns the side that trains from records, which it reads ahead as the command does.
+
+    The outputs are the losses of the first two steps.
+    """
+    from tsp_jax import config, input_pipeline, train  # timing the networks alone needs none of their packages
 
     cores = start(spec["batch"])
     checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(cores=cores)
@@ -162,7 +168,10 @@ def training(spec: dict[str, Any]) -> alternate.Side:
 
 
 def loading(spec: dict[str, Any]) -> alternate.Side:
-    """Training clips from records, mirrored, cut and normalized on the device. The outputs are the first batch, made small."""
+    """Returns the side that reads training clips from records and mirrors, crops and normalizes them on the device.
+
+    The outputs are the first batch, averaged over blocks of pixels.
+    """
     from tsp_jax import config, input_pipeline
 
     start(1)
@@ -195,16 +204,16 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
 
 
 def start(rows: int | None = None) -> int:
-    """What the commands do before anything else of JAX; returns how many devices a CPU became, each for as many of the rows."""
+    """Prepares JAX as the commands do; returns how many devices a CPU became, which share the rows evenly."""
     malloc.keep_freed()
     return cpu.split_cpu(rows)
 
 
 def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
-    """The backbone with two heads and a GVF, and the weights that PyTorch's sides have too."""
+    """Returns the backbone with two heads and a GVF. PyTorch's sides have the same weights."""
     wanted = tsp.ModelConfig(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
     origin = checkpoints.Origin("seeded weights of the benchmarks")
-    if spec["backbone"] == "r3d_tiny":  # which PyTorch does not know
+    if spec["backbone"] == "r3d_tiny":  # PyTorch has no such network
         return checkpoints.make(wanted, functional.init(wanted, 0), origin)
     shapes = torch_names.torch_shapes(wanted)
     values = {
@@ -216,7 +225,7 @@ def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
 
 
 def _train_step(checkpoint: checkpoints.Checkpoint, spec: dict[str, Any], **options: Any) -> tuple[optim.Optimizer, Any]:
-    """The optimizer, and the step of training; options are those of `make_train_step`."""
+    """Returns the optimizer and the step of training. `options` are passed to `make_train_step`."""
     optimizer = optim.sgd(
         backbone_lr=seeded.BACKBONE_LR,
         fc_lr=seeded.FC_LR,
@@ -231,12 +240,12 @@ def _train_step(checkpoint: checkpoints.Checkpoint, spec: dict[str, Any], **opti
 
 
 def batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What the networks alone are given: clips and labels."""
+    """Returns the clips and labels on which the networks alone are timed."""
     return seeded.batch(spec["batch"], tuple(spec["clip"]), tuple(spec["label_counts"]), 512)
 
 
 def about(spec: dict[str, Any]) -> dict[str, Any]:
-    """What is to be known of our sides."""
+    """Returns the facts about our sides that a result records."""
     device = jax.local_devices()[0]
     return {
         "versions": {**alternate.versions("jax", "jaxlib"), "flax": flax.__version__},

@@ -3,14 +3,13 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-import platformdirs
-
 from convert import download
+from tsp_jax.system import cache as cache_folder
+from tsp_jax.system import cli
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,17 +144,6 @@ RELEASED: dict[str, Released] = {
 _LIST_COMMAND = "python -m convert.released --list"
 
 
-def cache_dir() -> pathlib.Path:
-    """Root of the cache: the environment variable TSP_JAX_CACHE, else the user's cache folder. It may not exist yet.
-
-    Released files lie in its subfolder `checkpoints`.
-    """
-    from_environment = os.environ.get("TSP_JAX_CACHE")
-    if from_environment:
-        return pathlib.Path(from_environment).expanduser()
-    return platformdirs.user_cache_path("tsp_jax")
-
-
 def find(name: str) -> Released:
     """Returns the released model of that name.
 
@@ -192,13 +180,13 @@ def fetch(
 
 def path_in_cache(released: Released, cache: pathlib.Path | None = None) -> pathlib.Path:
     """Absolute path where the complete file belongs, whether or not it is there. `cache` is the root; None for the user's."""
-    root = cache_dir() if cache is None else cache
+    root = cache_folder.root() if cache is None else cache
     return (root / "checkpoints" / released.filename).absolute()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 if all went well, 1 if a download failed, 2 after wrong use."""
-    return _work(_parse(argv))
+    return cli.run(_work, _parse(argv))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -357,13 +357,6 @@ def test_cache_that_cannot_be_written_is_a_download_error(server: Server, tmp_pa
         fetch(server.add(Page()), tmp_path)
 
 
-def test_cache_dir_is_the_environment_variable_else_the_users(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TSP_JAX_CACHE", str(tmp_path))
-    assert released.cache_dir() == tmp_path
-    monkeypatch.delenv("TSP_JAX_CACHE")
-    assert released.cache_dir().name == "tsp_jax"
-
-
 def test_table_equals_the_reference() -> None:
     if not REFERENCE_CSV.exists():
         pytest.skip(f"the reference outputs are not beside the project: {REFERENCE_CSV} is missing")

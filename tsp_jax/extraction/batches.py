@@ -1,6 +1,7 @@
 """Clips in, features out: clips of any videos packed into batches of one shape, each frame sent to the device once."""
 
 import collections
+import functools
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, UInt8
 
 from tsp_jax import checkpoints, transforms
-from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.models import functional, tsp
 from tsp_jax.system import compilation, malloc, timing
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -25,7 +26,7 @@ _SETTLING_BATCHES, _GIVE_BACK_EVERY = 4, 16
 Result = tuple[Any, np.ndarray]  # the tag that a clip was given, and its features, float32 [width]
 
 
-class Encoder:
+class Batcher:
     """An encoder on all local devices, fed clip by clip; results come back a batch or two later.
 
     The device holds the frames of the previous batch and of the new one, and a clip is `clip_len` indices into them, so that
@@ -63,7 +64,7 @@ class Encoder:
         """
         self._laps = own or timing.Laps()
         every = (checkpoint, *also)
-        self.width = sum(video_resnet.feature_size(item.config.backbone) for item in every)
+        self.width = sum(item.config.spec.width for item in every)
         devices = jax.local_devices()
         self._one_by_one = is_one_by_one(devices[0])
         if self._one_by_one:
@@ -77,17 +78,20 @@ class Encoder:
         if self._one_by_one:  # from the host's view of them a CPU's cores share one copy
             variables = jax.tree.map(np.asarray, variables)
         self._variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        self._step = _make_step([item.config for item in every], mesh, DTYPES[dtype], self._one_by_one)
-        sizes = len(devices), slots, batch_size, clip_len
+        configs = tuple(item.config for item in every)
+        self._step = make_step(configs, mesh, dtype, self._one_by_one)
+        self.preprocessing = configs[0].spec.preprocessing
+        sizes = len(devices), slots, batch_size, clip_len, self.preprocessing
         # All at once: one made later would take a piece of what the program's activations left free, and those a new place.
         self._filling, self._spare = _Batch(*sizes), [_Batch(*sizes) for _ in range(_BATCHES_IN_FLIGHT)]
         self._lanes = [_Lane(i, slots, batch_size) for i in range(len(devices))]
         self._lane = 0
-        shape = (len(devices) * slots, *transforms.CROP, 3)
+        shape = (len(devices) * slots, *self.preprocessing.crop, 3)
         self._frames = jax.device_put(jnp.zeros(shape, jnp.float32), self._split)
         self._in_flight: collections.deque[tuple[_Batch, list[list[Any]], Array]] = collections.deque()
         self.batches, self.frames_sent, self.compute_sec = 0, 0, 0.0
         self._busy_since = 0.0
+        self._giving_back = malloc.GivingBack(_SETTLING_BATCHES, _GIVE_BACK_EVERY)
         self._laps.end(timing.OTHER)
 
     def add(self, tag: Any, video: Hashable, frames: Sequence[transforms.TappedFrame]) -> list[Result]:
@@ -126,8 +130,7 @@ class Encoder:
         batch = jax.device_put(sent.arrays, self._split)
         self._laps.end(timing.TRANSFER)
         found, self._frames = self._step(self._variables, self._frames, *batch)
-        if self.batches < _SETTLING_BATCHES or self.batches % _GIVE_BACK_EVERY == 0:
-            malloc.give_back()
+        self._giving_back.after_call()
         self._laps.end(timing.DISPATCH if self.batches else timing.COMPILE)
         self._in_flight.append((sent, [lane.tags for lane in self._lanes], found))
         self.batches += 1
@@ -158,10 +161,11 @@ class _Batch:
       arrays: the arguments of the step from `tapped` on, each device's part after the other's.
     """
 
-    def __init__(self, devices: int, slots: int, batch_size: int, clip_len: int):
-        self.tapped = _aligned((devices * slots, *transforms.TAPPED, 3), np.uint8)  # what lies in unused slots is never read
-        self.row_weight = _aligned((devices * slots, transforms.CROP[0]), np.float32)
-        self.column_weight = _aligned((devices * slots, transforms.CROP[1]), np.float32)
+    def __init__(self, devices: int, slots: int, batch_size: int, clip_len: int, preprocessing: transforms.Preprocessing):
+        # Unused slots are never read.
+        self.tapped = _aligned((devices * slots, *preprocessing.tapped, 3), np.uint8)
+        self.row_weight = _aligned((devices * slots, preprocessing.crop[0]), np.float32)
+        self.column_weight = _aligned((devices * slots, preprocessing.crop[1]), np.float32)
         self.index = _aligned((devices * batch_size, clip_len), np.int32)
         self.index[:] = 0
         self.count = _aligned((devices,), np.int32)
@@ -222,28 +226,39 @@ class _Lane:
         return True
 
 
-def _make_step(
-    configs: Sequence[tsp.ModelConfig], mesh: Mesh, dtype: jnp.dtype, one_by_one: bool
+@functools.cache
+def make_step(
+    configs: tuple[tsp.ModelConfig, ...], mesh: Mesh, dtype: str, one_by_one: bool
 ) -> Callable[..., tuple[Array, Array]]:
-    """The program of a batch: frames blended and normalized, clips gathered from the previous and the new ones, encoded."""
+    """Returns the program of a batch: it blends and normalizes frames, gathers clips from previous and new ones, encodes them.
 
-    def encode(variables: Sequence[functional.Variables], clips: Float32[Array, "b t 112 112 3"]) -> Float32[Array, "b f"]:
+    The same arguments give the same program, so that a process compiles it once however many `Batcher`s it makes.
+
+    Args:
+      configs: the encoders, which read the same frames; their features are joined.
+      mesh: the devices, each with its own part of the batch.
+      dtype: the compute precision, a key of `DTYPES`.
+      one_by_one: whether a device encodes its clips one after the other.
+    """
+    preprocessing = configs[0].spec.preprocessing
+
+    def encode(variables: Sequence[functional.Variables], clips: Float32[Array, "b t h w 3"]) -> Float32[Array, "b f"]:
         every = zip(configs, variables, strict=True)
-        return jnp.concatenate([functional.encode(config, held, clips, dtype) for config, held in every], axis=1)
+        return jnp.concatenate([tsp.encode(config, held, clips, DTYPES[dtype]) for config, held in every], axis=1)
 
     def step(
         variables: Sequence[functional.Variables],
-        previous: Float32[Array, "s 112 112 3"],
-        tapped: UInt8[Array, "s 224 224 3"],
-        row_weight: Float32[Array, "s 112"],
-        column_weight: Float32[Array, "s 112"],
+        previous: Float32[Array, "s h w 3"],
+        tapped: UInt8[Array, "s 2*h 2*w 3"],
+        row_weight: Float32[Array, "s h"],
+        column_weight: Float32[Array, "s w"],
         index: Int32[Array, "b t"],
         count: Int32[Array, " 1"],
-    ) -> tuple[Float32[Array, "b f"], Float32[Array, "s 112 112 3"]]:
-        frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight))
+    ) -> tuple[Float32[Array, "b f"], Float32[Array, "s h w 3"]]:
+        frames = transforms.normalize(transforms.blend(tapped, row_weight, column_weight), preprocessing)
 
-        # From both, not from the two joined, which would lie in memory beside them.
-        def clips(index: Int32[Array, "n t"]) -> Float32[Array, "n t 112 112 3"]:
+        # Clips come from two arrays: a joined one would need memory of its own.
+        def clips(index: Int32[Array, "n t"]) -> Float32[Array, "n t h w 3"]:
             of_previous, of_new = previous[index % len(previous)], frames[index - len(previous)]
             return jnp.where((index < len(previous))[..., None, None, None], of_previous, of_new)
 
@@ -253,8 +268,8 @@ def _make_step(
         def encode_one(i: Int32[Array, ""], found: Float32[Array, "b f"]) -> Float32[Array, "b f"]:
             return found.at[i].set(encode(variables, clips(index[i][None]))[0])
 
-        # A batch that is not full costs what its clips cost.
-        width = sum(video_resnet.feature_size(config.backbone) for config in configs)
+        # A partly filled batch costs only its clips.
+        width = sum(config.spec.width for config in configs)
         return jax.lax.fori_loop(0, count[0], encode_one, jnp.zeros((len(index), width), jnp.float32)), frames
 
     one, split = PartitionSpec(), PartitionSpec(AXIS)

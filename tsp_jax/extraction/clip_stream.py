@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from tsp_jax import clips, transforms, video_list
 from tsp_jax.system import timing
-from tsp_jax.video import containers, decoding
+from tsp_jax.video import containers, decoding, scanning
 
 _NEVER = np.iinfo(np.int64).max
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
@@ -57,9 +57,14 @@ class ClipStream:
     """
 
     def __init__(
-        self, videos: Sequence[video_list.Video], geometry: clips.ClipGeometry, decoder: decoding.Decoder, workers: int
+        self,
+        videos: Sequence[video_list.Video],
+        geometry: clips.ClipGeometry,
+        decoder: decoding.Decoder,
+        workers: int,
+        preprocessing: transforms.Preprocessing = transforms.KINETICS,
     ):
-        self._videos, self._geometry = videos, geometry
+        self._videos, self._geometry, self._preprocessing = videos, geometry, preprocessing
         self._decoder: decoding.Decoder = decoder
         self._jobs = collections.deque(range(len(videos)))  # popleft is atomic
         self._messages: queue.Queue[Message | Exception] = queue.Queue(_QUEUED_MESSAGES)
@@ -93,7 +98,7 @@ class ClipStream:
                     job = self._jobs.popleft()
                 except IndexError:
                     return
-                messages = read_video(job, self._videos[job], self._geometry, self._decoder, own)
+                messages = read_video(job, self._videos[job], self._geometry, self._decoder, own, self._preprocessing)
                 with contextlib.closing(messages):
                     for message in messages:
                         own.end(timing.ASSEMBLE)
@@ -113,34 +118,40 @@ class ClipStream:
 
 
 def read_video(
-    job: int, item: video_list.Video, geometry: clips.ClipGeometry, decoder: decoding.Decoder, own: timing.Laps
+    job: int,
+    item: video_list.Video,
+    geometry: clips.ClipGeometry,
+    decoder: decoding.Decoder,
+    own: timing.Laps,
+    preprocessing: transforms.Preprocessing = transforms.KINETICS,
 ) -> Generator[Message, None, None]:
     """The messages of one video; whatever is wrong with it ends in the reason of its Closed. Time is counted in `own`."""
     try:
         if item.fault:
-            raise decoding.VideoError(item.fault)
+            raise scanning.VideoError(item.fault)
         void = Opened(job, 0, {}, ())
-        scan = decoding.scan(item.path)
+        scan = scanning.scan(item.path)
         own.end(timing.SCAN)
-        if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
+        if (yield from _read_scanned(job, item, scan, geometry, decoder, own, preprocessing)):
             # The packets promised other frames than the decoder gave: the plan is made again from the decoder's.
             yield void
-            scan = decoding.rescan(scan)
+            scan = scanning.rescan(scan)
             own.end(timing.SCAN)
-            if (yield from _read_scanned(job, item, scan, geometry, decoder, own)):
+            if (yield from _read_scanned(job, item, scan, geometry, decoder, own, preprocessing)):
                 yield void
-                raise decoding.VideoError("the decoder gives other frames each time")
-    except (decoding.VideoError, ValueError) as error:
+                raise scanning.VideoError("the decoder gives other frames each time")
+    except (scanning.VideoError, ValueError) as error:
         yield Closed(job, str(error), 0)
 
 
 def _read_scanned(
     job: int,
     item: video_list.Video,
-    scan: decoding.Scan,
+    scan: scanning.Scan,
     geometry: clips.ClipGeometry,
     decoder: decoding.Decoder,
     own: timing.Laps,
+    preprocessing: transforms.Preprocessing,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
     timeline = scan.timeline if item.fps is None else dataclasses.replace(scan.timeline, fps=item.fps)
@@ -154,7 +165,7 @@ def _read_scanned(
     needed[plan[whole]] = True
     reader = decoding.Reader(scan, needed, decoder, own)
     given = 0
-    for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader), own):
+    for row, frames in _assemble(plan, np.flatnonzero(whole), iter(reader), own, preprocessing):
         given += 1
         yield Clip(job, row, frames)
     if reader.misdated:
@@ -164,14 +175,18 @@ def _read_scanned(
 
 
 def _assemble(
-    plan: Int64[np.ndarray, "n t"], rows: Int64[np.ndarray, " r"], frames: Iterator[tuple[int, np.ndarray]], own: timing.Laps
+    plan: Int64[np.ndarray, "n t"],
+    rows: Int64[np.ndarray, " r"],
+    frames: Iterator[tuple[int, np.ndarray]],
+    own: timing.Laps,
+    preprocessing: transforms.Preprocessing,
 ) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
     """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
     waiting = collections.deque(rows.tolist())
     oldest_to_come = np.minimum.accumulate(plan[::-1, 0] % _NEVER)[::-1]  # -1, for clips that lack frames, is never
     kept: dict[int, transforms.TappedFrame] = {}
     for number, pixels in frames:
-        taps = transforms.centre_taps(*pixels.shape[:2])
+        taps = transforms.centre_taps(*pixels.shape[:2], preprocessing)
         kept[number] = transforms.TappedFrame(number, transforms.take_taps(pixels, taps), taps)
         own.end(timing.TAPS)
         while waiting and plan[waiting[0], -1] <= number:
@@ -185,7 +200,7 @@ def _assemble(
         own.end(timing.ASSEMBLE)
 
 
-def _notes(scan: decoding.Scan, item: video_list.Video) -> tuple[str, ...]:
+def _notes(scan: scanning.Scan, item: video_list.Video) -> tuple[str, ...]:
     notes = []
     if scan.rotation_deg:
         notes.append(f"players turn this video by {scan.rotation_deg} degrees; like the original, features see it as stored")
@@ -199,7 +214,7 @@ def _notes(scan: decoding.Scan, item: video_list.Video) -> tuple[str, ...]:
 def _reason(
     plan: Int64[np.ndarray, "n t"],
     given: int,
-    scan: decoding.Scan,
+    scan: scanning.Scan,
     timeline: clips.Timeline,
     num_frames: int,
     geometry: clips.ClipGeometry,

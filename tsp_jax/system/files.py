@@ -10,19 +10,23 @@ from tsp_jax.system import errors
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name that becomes `path`, durably, when the block ends without an error, and vanishes otherwise.
+def replacing(path: str | Path, *, per_process: bool = False) -> Iterator[Path]:
+    """Yields a temporary name. The file there takes the place of `path`, durably, if the block ends without an error.
 
-    It is `.NAME.tmp` beside the file, for one writer at a time; what a killed process left there is written over. The folder is
-    made when absent.
+    After an error the temporary file is removed. The folder is made if it is absent.
+
+    Args:
+      path: the file to write.
+      per_process: names the temporary file `.NAME.PID.tmp`, so that several processes may write the file at once. Otherwise
+        it is `.NAME.tmp`, for one writer at a time, and what a killed process left there is overwritten.
 
     Raises:
-      OSError: there is something else than a file, the folder can't be made, or the file can't be moved into place.
+      OSError: something other than a file is at `path`, the folder can't be made, or the file can't be moved into place.
     """
     path = Path(path)
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if per_process else f".{path.name}.tmp")
     try:
         yield temporary
         sync(temporary)

@@ -1,6 +1,7 @@
 """How arrays are placed on devices: a batch is split over all devices, everything else is copied to each of them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ DATA, CORE = "data", "core"  # axes of a mesh: the devices, and the cores that a
 BATCH = PartitionSpec((DATA, CORE))  # splits an array's first axis over both
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, *, cores: int = 1) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None, *, cores: int = 1) -> Mesh:
     """Returns a mesh over the given devices, by default over all devices of all processes.
 
     Args:

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from tsp_jax.system import files
 
+# A number in a CSV file keeps about 15 digits. A comparison of two such numbers, in seconds or in frames, allows for this much.
+ROUNDING = 1e-6
 _MAX_FAULTS_SHOWN = 10
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tsp_jax.system import files
-from tsp_jax.video import decoding
+from tsp_jax.video import scanning
 
 _MAX_GAP_SEC = 600  # between two frames; a constant rate fills it
 
@@ -57,11 +57,11 @@ def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23)
     Raises:
       VideoError: it is missing, no video, has no frame that decodes, or can't be encoded.
     """
-    scanned = decoding.scan(source)
+    scanned = scanning.scan(source)
     count = 0
     try:
-        with decoding.open_container(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = decoding.first_stream(container)
+        with scanning.open_container(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
+            stream = scanning.first_stream(container)
             decoded = _UntilDamage(container, stream, scanned)
             encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
             encoder.codec_context.thread_count = 1  # several videos are written at once
@@ -76,17 +76,17 @@ def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23)
                 output.mux(encoder.encode(frame))
                 count += 1
             if not count:
-                raise decoding.VideoError(f"no frame decodes: {decoded.damage or 'the decoder gives none'}")
+                raise scanning.VideoError(f"no frame decodes: {decoded.damage or 'the decoder gives none'}")
             output.mux(encoder.encode())
     except av.error.FFmpegError as error:
-        raise decoding.VideoError(f"can't be converted: {decoding.reason_of(error)}") from error
+        raise scanning.VideoError(f"can't be converted: {scanning.reason_of(error)}") from error
     return count, decoded.damage
 
 
 class _UntilDamage:
     """The frames of a video up to the first error, from the file's start at 0; `damage` is that error, or empty."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, scanned: decoding.Scan):
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, scanned: scanning.Scan):
         self.container, self.stream, self.scanned, self.damage = container, stream, scanned, ""
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
@@ -94,13 +94,13 @@ class _UntilDamage:
         spacing = 1 / (Fraction(self.scanned.timeline.fps).limit_denominator(100_000) * time_base)
         start = round(Fraction(self.container.start_time or 0, av.time_base) / time_base)
         last_sec, count = None, 0
-        for packet, error in decoding.packets(self.container, self.stream):
+        for packet, error in scanning.packets(self.container, self.stream):
             frames: list[av.VideoFrame] = []
             if not error:
                 try:
                     frames = self.stream.decode(packet)
                 except av.error.FFmpegError as decoding_error:
-                    error = decoding.reason_of(decoding_error)
+                    error = scanning.reason_of(decoding_error)
             for frame in frames:
                 pts = frame.pts if self.scanned.dated else round(count * spacing) + start
                 if pts is None:
@@ -110,8 +110,8 @@ class _UntilDamage:
                     error = error or "the decoder marks a frame as damaged"
                 elif last_sec is not None and frame_sec - last_sec > _MAX_GAP_SEC:
                     error = error or f"the timestamps leap by {frame_sec - last_sec:.0f} s"
-                elif frame.width * frame.height > decoding.MAX_PIXELS:
-                    error = error or f"a frame of {frame.width}x{frame.height} pixels; at most {decoding.MAX_PIXELS} are read"
+                elif frame.width * frame.height > scanning.MAX_PIXELS:
+                    error = error or f"a frame of {frame.width}x{frame.height} pixels; at most {scanning.MAX_PIXELS} are read"
                 if error:
                     break
                 frame.pts, frame.time_base, last_sec = pts - start, time_base, frame_sec

@@ -10,7 +10,7 @@ SCRIPT = """
 import resource, sys
 from tsp_jax.system import malloc
 if sys.argv[1] == "keep":
-    memory.keep_freed()
+    malloc.keep_freed()
 import jax, jax.numpy as jnp
 # Arrays of 36 MB; a page has 4 kB. What is kept settles within some calls.
 step = jax.jit(lambda x: (lambda y: (jnp.cumsum(y, axis=0) * jnp.cumsum(y, axis=1)).sum())(x @ x))

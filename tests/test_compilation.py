@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 COMPILE = """
 import jax
 from tsp_jax.system import compilation
-compiled.keep_programs()
+compilation.keep_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x + 1)(1.0)
 """

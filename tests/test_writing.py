@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax.video import decoding, writing
+from tsp_jax.video import decoding, scanning, writing
 
 
 def test_written_frames_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "written.mp4"
     assert writing.write(path, (media.picture(number) for number in range(20)), Fraction(15)) == 20
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     assert (len(scan.timeline.pts), scan.timeline.fps, scan.trimmed) == (20, 15.0, False)
     frames = dict(decoding.Reader(scan, np.ones(20, bool)))
     assert [media.number(frames[number]) for number in range(20)] == list(range(20))
@@ -36,10 +36,10 @@ def test_interrupted_writing_leaves_no_file(tmp_path: Path) -> None:
 def test_picture_is_upright(rotation_deg: int, tmp_path: Path):
     """FFmpeg counts a display matrix's degrees leftwards, and so does numpy's rot90."""
     source = media.write(tmp_path / "x.mp4", frames=3, rotation_deg=rotation_deg)
-    stored = [frame for _, frame in decoding.Reader(decoding.scan(source), np.ones(3, bool))]
+    stored = [frame for _, frame in decoding.Reader(scanning.scan(source), np.ones(3, bool))]
     writing.resample(source, tmp_path / "y.mp4", 30, crf=10)
-    turned = [frame for _, frame in decoding.Reader(decoding.scan(tmp_path / "y.mp4"), np.ones(3, bool))]
-    quarters = decoding.scan(source).rotation_deg // 90
+    turned = [frame for _, frame in decoding.Reader(scanning.scan(tmp_path / "y.mp4"), np.ones(3, bool))]
+    quarters = scanning.scan(source).rotation_deg // 90
     for before, after in zip(stored, turned, strict=True):
         assert np.abs(np.rot90(before, quarters).astype(int) - after).mean() < 5
 
@@ -48,9 +48,9 @@ def test_picture_is_upright(rotation_deg: int, tmp_path: Path):
 def test_colours_stay(name: str, tmp_path: Path):
     source = media.make(tmp_path, name)
     needed = np.arange(60) < 1
-    ((_, before),) = decoding.Reader(decoding.scan(source), needed)
+    ((_, before),) = decoding.Reader(scanning.scan(source), needed)
     writing.resample(source, tmp_path / "y.mp4", 30, crf=10)
-    ((_, after),) = decoding.Reader(decoding.scan(tmp_path / "y.mp4"), needed)
+    ((_, after),) = decoding.Reader(scanning.scan(tmp_path / "y.mp4"), needed)
     height, width = after.shape[:2]
     assert (height, width) == tuple(side // 2 * 2 for side in before.shape[:2])
     difference = after.astype(int) - before[:height, :width]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import media
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 RESIZED_FROM = 30  # the frame of resized.ts at which its size changes
 HIDDEN = [number for number in range(60) if number % 5 or not number]  # those that vp8_hidden.webm shows
@@ -59,11 +59,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-def every_frame(scan: decoding.Scan) -> np.ndarray:
+def every_frame(scan: scanning.Scan) -> np.ndarray:
     return np.ones(len(scan.timeline.pts), bool)
 
 
-def read(scan: decoding.Scan, decoder: decoding.Decoder = "pyav") -> tuple[dict[int, np.ndarray], decoding.Reader]:
+def read(scan: scanning.Scan, decoder: decoding.Decoder = "pyav") -> tuple[dict[int, np.ndarray], decoding.Reader]:
     """All frames by number, and the reader after its pass."""
     reader = decoding.Reader(scan, every_frame(scan), decoder)
     return dict(reader), reader
@@ -97,7 +97,7 @@ def shown_numbers(name: str) -> list[int]:
 
 @pytest.mark.parametrize("name", media.WHOLE)
 def test_scan_tells_what_the_file_holds(made: Callable[[str], Path], name: str) -> None:
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     expected = {"frames": 60, "fps": 30.0, "dated": True, "codec": "h264", "rotation_deg": 0, "trimmed": False}
     expected |= SCANNED.get(name, {})
     assert len(scan.timeline.pts) == expected["frames"]
@@ -111,11 +111,11 @@ def test_scan_tells_what_the_file_holds(made: Callable[[str], Path], name: str) 
 def test_frames_are_dated_by_the_files_timestamps(made: Callable[[str], Path]) -> None:
     gaps_ms = random.Random(0).choices(range(20, 61), k=59)  # as the writer drew them
     for name in ("uneven.mp4", "uneven.mkv"):
-        timeline = decoding.scan(made(name)).timeline
+        timeline = scanning.scan(made(name)).timeline
         shown_ms = timeline.pts * float(timeline.time_base) * 1000
         np.testing.assert_allclose(shown_ms, np.cumsum([0, *gaps_ms]), atol=1e-6)
     for name in ("late.mp4", "late.mkv"):
-        timeline = decoding.scan(made(name)).timeline
+        timeline = scanning.scan(made(name)).timeline
         assert timeline.pts[0] * timeline.time_base == Fraction(3, 2)
 
 
@@ -132,15 +132,15 @@ def test_frames_are_dated_by_the_files_timestamps(made: Callable[[str], Path]) -
     ],
 )
 def test_file_that_is_no_video_is_refused_with_a_reason(made: Callable[[str], Path], name: str, reason: str) -> None:
-    with pytest.raises(decoding.VideoError, match=f"^{re.escape(reason)}"):
-        decoding.scan(made(name))
+    with pytest.raises(scanning.VideoError, match=f"^{re.escape(reason)}"):
+        scanning.scan(made(name))
 
 
 def test_path_that_is_no_file_is_refused_with_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(decoding.VideoError, match="no such file"):
-        decoding.scan(tmp_path / "missing.mp4")
-    with pytest.raises(decoding.VideoError, match="not a file"):
-        decoding.scan(tmp_path)
+    with pytest.raises(scanning.VideoError, match="no such file"):
+        scanning.scan(tmp_path / "missing.mp4")
+    with pytest.raises(scanning.VideoError, match="not a file"):
+        scanning.scan(tmp_path)
 
 
 def test_playlist_is_not_followed(made: Callable[[str], Path], tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_playlist_is_not_followed(made: Callable[[str], Path], tmp_path: Path) -
     for path, options in ((playlist, {}), (concatenation, {"safe": "0"})):
         with av.open(str(path), options=options) as container:
             assert container.streams.video
-        with pytest.raises(decoding.VideoError, match=r"^not a video"):
-            decoding.scan(path)
+        with pytest.raises(scanning.VideoError, match=r"^not a video"):
+            scanning.scan(path)
 
 
 def test_names_that_ffmpeg_would_take_for_protocols_are_files(
@@ -163,7 +163,7 @@ def test_names_that_ffmpeg_would_take_for_protocols_are_files(
     monkeypatch.chdir(tmp_path)
     for name in ("12:30 match.mp4", "http:x.mp4", "data:x.mp4", "frame%03d.mp4", "-y.mp4", "a|b?.mp4"):
         os.link(made("short.mp4"), name)
-        frames, _ = read(decoding.scan(name))
+        frames, _ = read(scanning.scan(name))
         assert len(frames) == 30
 
 
@@ -173,20 +173,20 @@ def test_name_may_be_any_bytes(made: Callable[[str], Path], tmp_path: Path) -> N
         os.link(made("short.mp4"), path)
     except OSError:
         pytest.skip("the file system takes UTF-8 names alone")
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     assert len(read(scan)[0]) == 30
-    with pytest.raises(decoding.VideoError, match="a name that is not UTF-8"):
+    with pytest.raises(scanning.VideoError, match="a name that is not UTF-8"):
         decoding.Reader(scan, every_frame(scan), "decord")
 
 
 def test_frames_too_large_and_too_many_are_refused(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "MAX_PIXELS", 96 * 64 - 1)
-        with pytest.raises(decoding.VideoError, match="frames of 96x64 pixels; at most 6143"):
-            decoding.scan(made("short.mp4"))
-    monkeypatch.setattr(decoding, "_MAX_FRAMES", 29)
-    with pytest.raises(decoding.VideoError, match="more than 29 frames"):
-        decoding.scan(made("short.mp4"))
+        patch.setattr(scanning, "MAX_PIXELS", 96 * 64 - 1)
+        with pytest.raises(scanning.VideoError, match="frames of 96x64 pixels; at most 6143"):
+            scanning.scan(made("short.mp4"))
+    monkeypatch.setattr(scanning, "_MAX_FRAMES", 29)
+    with pytest.raises(scanning.VideoError, match="more than 29 frames"):
+        scanning.scan(made("short.mp4"))
 
 
 # Reader
@@ -195,9 +195,9 @@ def test_frames_too_large_and_too_many_are_refused(made: Callable[[str], Path], 
 @pytest.mark.parametrize("name", media.WHOLE)
 def test_reader_gives_every_frame_under_its_number(made: Callable[[str], Path], name: str) -> None:
     path = made(name)
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     if name == "vp8_hidden.webm":
-        scan = decoding.rescan(scan)
+        scan = scanning.rescan(scan)
     reader = decoding.Reader(scan, every_frame(scan))
     given = list(reader)
     assert [number for number, _ in given] == list(range(len(scan.timeline.pts)))
@@ -212,7 +212,7 @@ def test_reader_gives_every_frame_under_its_number(made: Callable[[str], Path], 
 
 @pytest.mark.parametrize("name", ["plain.mp4", "open_gop.mp4", "h264_b_frames.avi", "av1.mp4"])
 def test_reader_gives_only_what_is_needed_and_stops_after_it(made: Callable[[str], Path], name: str) -> None:
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     needed = np.zeros(60, bool)
     needed[[0, 3, 4, 11, 20]] = True
     reader = decoding.Reader(scan, needed)
@@ -226,9 +226,9 @@ def test_reader_gives_only_what_is_needed_and_stops_after_it(made: Callable[[str
 @pytest.mark.parametrize("name", media.WHOLE)
 def test_frames_do_not_depend_on_which_others_are_needed(made: Callable[[str], Path], name: str) -> None:
     """Frames that nobody needs and no frame refers to are not decoded, where their packets tell."""
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     if name == "vp8_hidden.webm":
-        scan = decoding.rescan(scan)
+        scan = scanning.rescan(scan)
     whole, _ = read(scan)
     count = len(scan.timeline.pts)
     draw = np.random.default_rng(0)
@@ -249,8 +249,8 @@ def test_frames_do_not_depend_on_which_others_are_needed(made: Callable[[str], P
 
 
 def test_reader_that_needs_nothing_opens_nothing(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = decoding.scan(made("plain.mp4"))
-    monkeypatch.setattr(decoding, "open_container", lambda path: pytest.fail("opened"))
+    scan = scanning.scan(made("plain.mp4"))
+    monkeypatch.setattr(scanning, "open_container", lambda path: pytest.fail("opened"))
     reader = decoding.Reader(scan, np.zeros(60, bool))
     assert list(reader) == []
     assert (reader.decoded, reader.damage, reader.misdated) == (0, "", False)
@@ -260,7 +260,7 @@ def test_reader_that_is_left_closes_its_file(made: Callable[[str], Path]) -> Non
     descriptors = Path("/proc/self/fd")
     if not descriptors.is_dir():
         pytest.skip("open files are not told here")
-    scan = decoding.scan(made("plain.mp4"))
+    scan = scanning.scan(made("plain.mp4"))
     before = len(list(descriptors.iterdir()))
     frames = iter(decoding.Reader(scan, every_frame(scan)))
     next(frames)
@@ -270,18 +270,18 @@ def test_reader_that_is_left_closes_its_file(made: Callable[[str], Path]) -> Non
 
 
 def test_unknown_decoder_is_refused(made: Callable[[str], Path]) -> None:
-    scan = decoding.scan(made("plain.mp4"))
+    scan = scanning.scan(made("plain.mp4"))
     with pytest.raises(ValueError, match="decoder is one of"):
         decoding.Reader(scan, every_frame(scan), "opencv")  # type: ignore[arg-type]
 
 
 def test_hidden_frames_are_noticed_and_rescan_dates_the_others(made: Callable[[str], Path]) -> None:
     """VP8 keeps reference frames that are never shown in packets of their own, with timestamps."""
-    scan = decoding.scan(made("vp8_hidden.webm"))
+    scan = scanning.scan(made("vp8_hidden.webm"))
     assert len(scan.timeline.pts) == 60
     _, reader = read(scan)
     assert reader.misdated and not reader.damage
-    again = decoding.rescan(scan)
+    again = scanning.rescan(scan)
     assert again.timeline.pts.tolist() == scan.timeline.pts[HIDDEN].tolist()
     assert (again.timeline.fps, again.timeline.time_base) == (scan.timeline.fps, scan.timeline.time_base)
     frames, reader = read(again)
@@ -291,8 +291,8 @@ def test_hidden_frames_are_noticed_and_rescan_dates_the_others(made: Callable[[s
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "uneven.mkv", "mpeg4_b_frames.avi", "h264_b_frames.avi", "trimmed.mp4"])
 def test_rescan_of_a_file_that_needs_none_changes_nothing(made: Callable[[str], Path], name: str) -> None:
-    scan = decoding.scan(made(name))
-    again = decoding.rescan(scan)
+    scan = scanning.scan(made(name))
+    again = scanning.rescan(scan)
     np.testing.assert_array_equal(again.timeline.pts, scan.timeline.pts)
     assert again.dated == scan.dated
 
@@ -300,7 +300,7 @@ def test_rescan_of_a_file_that_needs_none_changes_nothing(made: Callable[[str], 
 def test_colours_are_bt601_whatever_the_tag(made: Callable[[str], Path]) -> None:
     """Against the formula, from the stored luma and chroma."""
     path = made("bt709.mp4")
-    frames, _ = read(decoding.scan(path))
+    frames, _ = read(scanning.scan(path))
     with av.open(str(path)) as container:
         stored = next(container.decode(video=0))
     assert stored.colorspace == 1  # BT.709
@@ -319,13 +319,13 @@ def test_colours_are_bt601_whatever_the_tag(made: Callable[[str], Path]) -> None
 
 
 def test_rotated_picture_is_not_turned(made: Callable[[str], Path]) -> None:
-    frames, _ = read(decoding.scan(made("rotated.mp4")))
+    frames, _ = read(scanning.scan(made("rotated.mp4")))
     assert frames[0].shape == (64, 96, 3)
     assert media.number(frames[7]) == 7
 
 
 def test_size_may_change_on_the_way(made: Callable[[str], Path]) -> None:
-    frames, _ = read(decoding.scan(made("resized.ts")))
+    frames, _ = read(scanning.scan(made("resized.ts")))
     shapes = [frames[number].shape for number in range(60)]
     assert shapes == [(64, 96, 3)] * RESIZED_FROM + [(48, 64, 3)] * (60 - RESIZED_FROM)
 
@@ -337,7 +337,7 @@ def test_reading_starts_no_threads(made: Callable[[str], Path], name: str) -> No
     if not threads.is_dir():
         pytest.skip("threads are not told here")
     before = len(list(threads.iterdir()))
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     assert {len(list(threads.iterdir())) for _ in decoding.Reader(scan, every_frame(scan))} == {before}
 
 
@@ -353,7 +353,7 @@ def test_memory_does_not_grow_with_the_video(made: Callable[[str], Path]) -> Non
 
     path = made("long.mp4")
     before = resident_mb()
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     reader = decoding.Reader(scan, every_frame(scan))
     highest = max(resident_mb() for _ in reader)
     assert reader.decoded == 3000
@@ -365,17 +365,17 @@ def test_memory_does_not_grow_with_the_video(made: Callable[[str], Path]) -> Non
 
 @pytest.mark.parametrize("name", ["cut_head_first.mp4", "cut_fragmented.mp4"])
 def test_cut_file_gives_the_frames_before_the_cut(made: Callable[[str], Path], tmp_path: Path, name: str) -> None:
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     frames, reader = read(scan)
     assert re.fullmatch(r"a packet is cut off, after \d+ frames", reader.damage)
     assert not reader.misdated
     assert len(frames) >= 30
     whole = media.write(tmp_path / "whole.mp4", options={"g": "12"})
-    check_equal_to_intact(scan, frames, decoding.scan(whole))
+    check_equal_to_intact(scan, frames, scanning.scan(whole))
     assert sorted(frames) == list(range(len(frames)))
 
 
-def check_equal_to_intact(scan: decoding.Scan, frames: dict[int, np.ndarray], intact: decoding.Scan) -> None:
+def check_equal_to_intact(scan: scanning.Scan, frames: dict[int, np.ndarray], intact: scanning.Scan) -> None:
     """Every given frame is the intact file's at the same time from the start."""
     expected = {int(pts): number for number, pts in enumerate(intact.timeline.pts - intact.timeline.pts[0])}
     intact_frames, _ = read(intact)
@@ -408,12 +408,12 @@ def test_no_frame_is_given_that_a_noticed_error_reaches(tmp_path: Path, name: st
     It does not notice all: H.264's arithmetic code, for one, has no redundancy (about a third was seen).
     """
     source = media.write(tmp_path / name, frames=72, **KINDS_WITH_DAMAGE[name])
-    intact = decoding.scan(source)
+    intact = scanning.scan(source)
     by_time = dict(zip(intact.timeline.pts.tolist(), read(intact)[0].values(), strict=True))
     assert len(by_time) == 72
     noticed = recovered = 0
     for seed in range(25):
-        scan = decoding.scan(media.flipped(tmp_path / f"flipped_{name}", source, seed, count=1, span=(0.05, 0.9)))
+        scan = scanning.scan(media.flipped(tmp_path / f"flipped_{name}", source, seed, count=1, span=(0.05, 0.9)))
         frames, reader = read(scan)
         some = np.arange(len(scan.timeline.pts)) % 3 == 0
         reader_of_some = decoding.Reader(scan, some)
@@ -445,7 +445,7 @@ def test_error_spoils_what_is_decoded_after_it_until_a_key_frame(tmp_path: Path,
     Some frames are shown before the damaged one but decoded after it, others the other way round.
     """
     path = media.write(tmp_path / "whole.mp4", options={"bf": "3", "g": "24", "coder": "vlc"}, frames=48)
-    intact = decoding.scan(path)
+    intact = scanning.scan(path)
     by_number, _ = read(intact)
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -461,7 +461,7 @@ def test_error_spoils_what_is_decoded_after_it_until_a_key_frame(tmp_path: Path,
         else:
             damaged[packet.pos + packet.size // 2 : packet.pos + packet.size] = bytes(packet.size - packet.size // 2)
         path.write_bytes(damaged)
-        frames, reader = read(decoding.scan(path))
+        frames, reader = read(scanning.scan(path))
         assert reader.damage
         for number, picture in frames.items():
             np.testing.assert_array_equal(picture, by_number[number], err_msg=f"frame {number}, packet {place}")
@@ -485,7 +485,7 @@ def test_frame_is_no_key_frame_by_the_decoders_word_alone(tmp_path: Path) -> Non
     )
     noticed = 0
     for seed in range(25):
-        scan = decoding.scan(media.flipped(tmp_path / "flipped.mp4", source, seed, count=1, span=(0.05, 0.9)))
+        scan = scanning.scan(media.flipped(tmp_path / "flipped.mp4", source, seed, count=1, span=(0.05, 0.9)))
         frames, reader = read(scan)
         if reader.damage:
             noticed += 1
@@ -503,7 +503,7 @@ def test_undated_frames_are_given_up_after_damage(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[position + 8 + 4 : position + 8 + size] = bytes(size - 4)  # behind the chunk's head
     path.write_bytes(data)
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     assert not scan.dated
     frames, reader = read(scan)
     assert reader.damage and not reader.misdated
@@ -534,28 +534,28 @@ class Faulty:
 
 def test_stream_that_appears_late_does_not_end_the_video(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """PyAV 18 raises an IndexError at the end of some MPEG streams, before the decoder gave what it holds."""
-    whole = decoding.open_container
-    monkeypatch.setattr(decoding, "open_container", lambda path: Faulty(whole(path), IndexError("list index out of range"), 60))
-    scan = decoding.scan(made("b_frames.mp4"))
+    whole = scanning.open_container
+    monkeypatch.setattr(scanning, "open_container", lambda path: Faulty(whole(path), IndexError("list index out of range"), 60))
+    scan = scanning.scan(made("b_frames.mp4"))
     frames, reader = read(scan)
     assert len(frames) == len(scan.timeline.pts) == 60
     assert not reader.damage
-    assert len(decoding.rescan(scan).timeline.pts) == 60
+    assert len(scanning.rescan(scan).timeline.pts) == 60
 
 
 def test_file_that_breaks_off_between_packets_gives_the_frames_so_far(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = decoding.open_container
+    whole = scanning.open_container
     error = av.error.InvalidDataError(1094995529, "Input/output error")
-    monkeypatch.setattr(decoding, "open_container", lambda path: Faulty(whole(path), error, 33))
-    scan = decoding.scan(made("b_frames.mp4"))
+    monkeypatch.setattr(scanning, "open_container", lambda path: Faulty(whole(path), error, 33))
+    scan = scanning.scan(made("b_frames.mp4"))
     frames, reader = read(scan)
     assert len(frames) == len(scan.timeline.pts) == 33  # those that the decoder held too
     assert reader.damage.startswith("Input/output error, after ")
-    monkeypatch.setattr(decoding, "open_container", lambda path: Faulty(whole(path), error, 0))
-    with pytest.raises(decoding.VideoError, match="no packet can be read: Input/output error"):
-        decoding.scan(made("b_frames.mp4"))
+    monkeypatch.setattr(scanning, "open_container", lambda path: Faulty(whole(path), error, 0))
+    with pytest.raises(scanning.VideoError, match="no packet can be read: Input/output error"):
+        scanning.scan(made("b_frames.mp4"))
 
 
 @pytest.mark.slow
@@ -578,7 +578,7 @@ def test_any_bytes_end_in_frames_or_a_reason(made: Callable[[str], Path], tmp_pa
         path.write_bytes(mutated)
         begin = time.monotonic()
         try:
-            scan = decoding.scan(path)
+            scan = scanning.scan(path)
             for _ in range(2):
                 numbers, reader = [], decoding.Reader(scan, every_frame(scan))
                 for number, picture in reader:
@@ -587,10 +587,10 @@ def test_any_bytes_end_in_frames_or_a_reason(made: Callable[[str], Path], tmp_pa
                 assert numbers == sorted(set(numbers))
                 if not reader.misdated:
                     break
-                scan = decoding.rescan(scan)
+                scan = scanning.rescan(scan)
             if len(numbers) < len(scan.timeline.pts):
                 assert reader.damage or reader.misdated
-        except decoding.VideoError as error:
+        except scanning.VideoError as error:
             assert str(error)
         assert time.monotonic() - begin < 20
 
@@ -645,7 +645,7 @@ def test_every_kind_is_compared_with_decord_or_refused() -> None:
 @pytest.mark.parametrize("name", READ_BY_DECORD)
 def test_decord_gives_the_same_pictures(made: Callable[[str], Path], name: str) -> None:
     pytest.importorskip("decord")
-    scan = decoding.scan(made(name))
+    scan = scanning.scan(made(name))
     expected, _ = read(scan)
     frames, reader = read(scan, "decord")
     assert list(frames) == list(expected)
@@ -656,14 +656,14 @@ def test_decord_gives_the_same_pictures(made: Callable[[str], Path], name: str) 
 
 @pytest.mark.parametrize("name", REFUSED_FOR_DECORD)
 def test_decord_is_refused_what_it_reads_wrongly(made: Callable[[str], Path], name: str) -> None:
-    scan = decoding.scan(made(name))
-    with pytest.raises(decoding.VideoError, match=re.escape(f"{REFUSED_FOR_DECORD[name]} wrongly; use --decoder pyav")):
+    scan = scanning.scan(made(name))
+    with pytest.raises(scanning.VideoError, match=re.escape(f"{REFUSED_FOR_DECORD[name]} wrongly; use --decoder pyav")):
         decoding.Reader(scan, every_frame(scan), "decord")
 
 
 def test_decord_says_why_it_gives_nothing(made: Callable[[str], Path]) -> None:
     pytest.importorskip("decord")
-    frames, reader = read(decoding.scan(made("cut_head_first.mp4")), "decord")
+    frames, reader = read(scanning.scan(made("cut_head_first.mp4")), "decord")
     assert not frames and not reader.misdated
     assert re.fullmatch(r"decord: Error: av_read_frame failed with \d+, after 0 frames", reader.damage)
 
@@ -675,7 +675,7 @@ def test_real_videos_have_the_frames_that_the_original_counts(shared: Path) -> N
     with (shared / "reference" / "metadata.csv").open(newline="") as file:
         rows = {row["filename"]: row for row in csv.DictReader(file)}
     for name, row in rows.items():
-        scan = decoding.scan(shared / "videos" / name)
+        scan = scanning.scan(shared / "videos" / name)
         assert scan.timeline.fps == pytest.approx(float(row["fps"]), rel=1e-6), name
         frames, reader = read(scan)
         assert not reader.misdated
@@ -687,7 +687,7 @@ def test_real_videos_have_the_frames_that_the_original_counts(shared: Path) -> N
 
 def test_real_damage_leaves_the_frames_before_it(shared: Path) -> None:
     """One packet of corrupted.mp4 does not decode, after 28 frames came out; the original reads these."""
-    scan = decoding.scan(shared / "videos" / "corrupted.mp4")
+    scan = scanning.scan(shared / "videos" / "corrupted.mp4")
     assert len(scan.timeline.pts) == 50
     frames, reader = read(scan)
     assert sorted(frames) == list(range(28))
