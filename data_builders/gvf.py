@@ -9,41 +9,38 @@ import numpy as np
 import tqdm
 
 from tsp_jax import features, global_features
-from tsp_jax.system import cli
+from tsp_jax.system import cli, errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 some videos have no feature, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command. Returns the exit status: 0 if all is well, 1 if a video has no feature, 2 on wrong use."""
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     vectors: dict[str, np.ndarray] = {}
     failed, damaged = [], []
     run: features.Attributes = {}
-    try:
-        if Path(options.output).exists() and Path(options.output).samefile(options.features):
-            raise features.FeatureFileError(f"--output {options.output} is the file of --features; name another")
-        for name in tqdm.tqdm(features.names(options.features), "gvf", unit="video", disable=None):
-            item = features.read(options.features, name)
-            run = item.attributes
-            try:
-                vectors[name] = global_features.pool(item.features, options.pool)
-            except ValueError as error:
-                failed.append(f"{name}: {error}")
-            if item.attributes.get("damage"):
-                damaged.append(f"{name}: {item.attributes['damage']}")
-        if not vectors:
-            raise features.FeatureFileError(f"{options.features}: no video with features; extract some first")
-    except (features.FeatureFileError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if Path(options.output).exists() and Path(options.output).samefile(options.features):
+        raise features.FeatureFileError(f"--output {options.output} is the file of --features; name another")
+    for name in tqdm.tqdm(features.names(options.features), "gvf", unit="video", disable=None):
+        item = features.read(options.features, name)
+        run = item.attributes
+        try:
+            vectors[name] = global_features.pool(item.features, options.pool)
+        except ValueError as error:
+            failed.append(f"{name}: {error}")
+        if item.attributes.get("damage"):
+            damaged.append(f"{name}: {item.attributes['damage']}")
+    if not vectors:
+        raise features.FeatureFileError(f"{options.features}: no video with features; extract some first")
     origin = {key: run[key] for key in ("checkpoint", "checkpoint_sha256", "stride") if key in run}
     try:
         global_features.write(options.output, vectors, {"pool": options.pool, **origin})
     except OSError as error:
-        print(f"error: {options.output} can't be written: {error}", file=sys.stderr)
-        return 1
+        raise errors.UnfinishedError(f"{options.output} can't be written: {error}") from error
     for line in damaged:
-        print(f"note: {line}; the feature is of the clips that were read", file=sys.stderr)
+        print(f"note: {line}; the feature is pooled from the clips that were read", file=sys.stderr)
     for line in failed:
         print(f"left out: {line}", file=sys.stderr)
     width = len(next(iter(vectors.values())))

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import clips, features, global_features, groundtruth, predictions, records, video_list
+from tsp_jax import clip_segments, clips, features, global_features, groundtruth, predictions, records, video_list
 from tsp_jax.extraction import clip_stream
 from tsp_jax.features import __main__ as features_command
 from tsp_jax.system import timing
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 Parts = dict[str, bytes]
 _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63, 2**64 - 1]
@@ -275,13 +275,13 @@ def use_video(folder: Path) -> object:
     from data_builders import measurement
 
     (path,) = folder.iterdir()
-    with contextlib.suppress(decoding.VideoError):
+    with contextlib.suppress(scanning.VideoError):
         measurement.measure(path, path.name)
     item = video_list.Video("v", path)
     *_, last = clip_stream.read_video(0, item, clips.ClipGeometry(clip_len=4, stride=2), "pyav", timing.Laps())
     assert isinstance(last, clip_stream.Closed)
-    scan = decoding.scan(path)
-    decoding.rescan(scan)
+    scan = scanning.scan(path)
+    scanning.rescan(scan)
     reader, numbers = decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool)), []
     for number, picture in reader:
         assert picture.ndim == 3 and picture.shape[2] == 3
@@ -332,10 +332,10 @@ def json_seeds(folder: Path) -> list[Seed]:
     (folder / "activitynet.json").write_text(json.dumps({"version": "1.3", "database": database}))
     (folder / "Run_val.txt").write_text("video_validation_0000001 1.5 20.0\nvideo_validation_0000002  0.0 3.5\n")
     starts, top = np.array([0.0, 1.0667]), np.array([[1, 0], [0, 1]], np.int32)
-    segment = predictions.Segment("run", 0.5, 0.0, 1.07)
+    segment = clip_segments.Segment("run", 0.5, 0.0, 1.07)
     foreground, probabilities = np.float32([0.7, 0.2]), np.float32([[0.9, 0.1]] * 2)
     shown = predictions.Video(2.2, "", (segment,), starts, foreground, top, probabilities)
-    run = ("a.pth", "00", "", predictions.HEADS, ("jump", "run"), (0.5,), 1.0667, 1.0667)
+    run = ("a.pth", "00", "", predictions.TASKS, ("jump", "run"), (0.5,), 1.0667, 1.0667)
     predictions.write(folder / "predictions.json", predictions.Predictions(*run, {"a": shown}))
     names = ("labels.json", "activitynet.json", "predictions.json", "Run_val.txt")
     return [Seed({name: (folder / name).read_bytes()}, is_text=True) for name in names]
@@ -380,7 +380,7 @@ def use_hdf5(folder: Path) -> object:
     (path,) = folder.iterdir()
     if path.name in ("g.h5", "old_g.h5"):
         return global_features.read(path)
-    features_command.info(path, io.StringIO())
+    features_command.info(path)
     for name in features.names(path):
         features.read(path, name)
     features_command.export(path, folder.parent / "exported", "npy")
@@ -482,7 +482,7 @@ def use_checkpoint(folder: Path) -> object:
 
 KINDS: dict[str, Kind] = {
     "pth": Kind(pth_seeds, use_pth, (ValueError,)),
-    "video": Kind(video_seeds, use_video, (decoding.VideoError,), tells_where=False),
+    "video": Kind(video_seeds, use_video, (scanning.VideoError,), tells_where=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),

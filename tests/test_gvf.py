@@ -61,7 +61,7 @@ def test_file_says_how_it_was_made(extracted: Path, tmp_path: Path, capsys: pyte
         assert dict(file.attrs) == {"pool": b"avg", "checkpoint": b"seed 0", "checkpoint_sha256": b"00", "stride": 16}
     printed = capsys.readouterr()
     assert "avg over clips of 3 videos, 512 numbers each; 0 left out" in printed.out
-    assert "note: 名前: cut off; the feature is of the clips that were read" in printed.err
+    assert "note: 名前: cut off; the feature is pooled from the clips that were read" in printed.err
 
 
 def test_same_features_give_the_same_bytes(extracted: Path, tmp_path: Path):

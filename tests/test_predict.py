@@ -13,7 +13,7 @@ import pytest
 
 import media
 from data_builders import gvf
-from tsp_jax import checkpoints, extract, features, groundtruth, predict, predictions
+from tsp_jax import checkpoints, clip_segments, extract, features, global_features, groundtruth, predict, predictions
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]
@@ -74,33 +74,33 @@ ACTION = np.array([[0.6, 0.4], [0.1, 0.9], [1, 0], [0.7, 0.3], [0.5, 0.5], [0, 1
 
 
 def test_runs_above_the_threshold_are_segments_with_the_likeliest_label():
-    found = predict.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [0.5])
+    found = clip_segments.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [0.5])
     assert [(item.label, item.start_sec, item.end_sec) for item in found] == [("y", 6, 8), ("y", 0, 2), ("x", 3, 5)]
     np.testing.assert_allclose([item.score for item in found], [0.85 * 0.9, 0.8 * 0.65, 0.55 * 0.6])
 
 
 def test_a_clip_that_is_missing_ends_a_run():
     numbers = np.array([0, 1, 2, 3, 5, 6, 7, 8])
-    found = predict.read_segments(CELLS, numbers, FOREGROUND, ACTION, ["x", "y"], [0.5])
+    found = clip_segments.read_segments(CELLS, numbers, FOREGROUND, ACTION, ["x", "y"], [0.5])
     assert sorted((item.start_sec, item.end_sec) for item in found) == [(0, 2), (3, 4), (4, 5), (6, 8)]
 
 
 def test_several_thresholds_give_a_segment_once():
-    found = predict.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [0.15, 0.5, 0.8])
+    found = clip_segments.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [0.15, 0.5, 0.8])
     spans = sorted((item.start_sec, item.end_sec) for item in found)
     assert spans == [(0, 1), (0, 2), (3, 5), (3, 8), (6, 8)]
 
 
 def test_one_head_alone_decides_alone():
-    (only, *_) = found = predict.read_segments(CELLS, np.arange(8), FOREGROUND, None, [], [0.5])
+    (only, *_) = found = clip_segments.read_segments(CELLS, np.arange(8), FOREGROUND, None, [], [0.5])
     assert len(found) == 3 and only.label == "Action" and only.score == pytest.approx(0.85)
-    found = predict.read_segments(CELLS, np.arange(8), None, ACTION, ["x", "y"], [0.85])
+    found = clip_segments.read_segments(CELLS, np.arange(8), None, ACTION, ["x", "y"], [0.85])
     assert [(item.label, item.start_sec, item.end_sec) for item in found] == [("y", 5, 7), ("x", 1, 3)]
     np.testing.assert_allclose([item.score for item in found], [1, 0.55])
 
 
 def test_nothing_above_the_threshold_gives_no_segment():
-    assert predict.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [1.0]) == ()
+    assert clip_segments.read_segments(CELLS, np.arange(8), FOREGROUND, ACTION, ["x", "y"], [1.0]) == ()
 
 
 # ------------------------------------------------------------------------------------------------------------ the numbers
@@ -114,10 +114,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_probabilities_are_those_of_the_heads_on_the_training_s_global_feature(folder: Path, whole: Path, tmp_path: Path):
     """The long way: features of two extractions, the pooled ones by data_builders.gvf, and the heads as plain products."""
     assert gvf.main(["--features", str(folder / "start.h5"), "--pool", "max", "--output", str(tmp_path / "g.h5")]) == 0
-    vectors = features.read_global_features(tmp_path / "g.h5")
+    vectors = global_features.read(tmp_path / "g.h5")
     params = checkpoints.load(folder / "tsp_gvf").variables["params"]
     found = predictions.read(whole)
-    assert found.heads == predictions.HEADS and found.labels == tuple(LABELS)
+    assert found.tasks == predictions.TASKS and found.labels == tuple(LABELS)
     assert found.gvf == "max over the clips' features of start"
     assert {name: len(video.start_sec) for name, video in found.videos.items()} == {"a": 4, "b": 3, "c": 2}
     for name, video in found.videos.items():
@@ -166,7 +166,7 @@ def test_the_same_command_again_decodes_nothing_and_a_workdir_is_a_checkpoint(fo
 def test_without_the_start_weights_own_features_are_pooled_and_a_note_says_so(folder: Path, tmp_path: Path, capsys):
     assert predict.main(command(folder, tmp_path / "p.json", "--features", folder / "tsp_gvf.h5", "--gvf", "avg")) == 0
     told = capsys.readouterr()
-    assert "the head never saw" in told.err and "class numbers stand for the labels" in told.err
+    assert "the head never saw" in told.err and "the labels are class numbers" in told.err
     assert "not those of a trained detector" in told.out
     found = predictions.read(tmp_path / "p.json")
     assert found.gvf == "avg over the clips' features of tsp_gvf" and found.labels == ("0", "1", "2")

@@ -16,7 +16,7 @@ import pytest
 
 import browser
 import media
-from tsp_jax import features, groundtruth, linear_probe, predictions
+from tsp_jax import clip_segments, features, groundtruth, linear_probe, predictions
 from tsp_jax.report import __main__ as report
 from tsp_jax.report import video_section
 
@@ -35,10 +35,10 @@ PARTS = ((0.0, 6.0, ""), (6.0, 11.0, "run"), (11.0, 15.0, ""), (15.0, 20.0, EVIL
 STARTS = np.arange((300 - 16) // 8 + 1) * 8 / 15
 
 
-def truth(names: Sequence[str]) -> list[groundtruth.Segment]:
+def truth(names: Sequence[str]) -> list[groundtruth.AnnotatedSegment]:
     regions = {True: groundtruth.ACTION, False: groundtruth.NO_ACTION}
     return [
-        groundtruth.Segment(name, start, end, label, FRAMES / FPS, f"{name}.mp4", FPS, FRAMES, regions[bool(label)])
+        groundtruth.AnnotatedSegment(name, start, end, label, FRAMES / FPS, f"{name}.mp4", FPS, FRAMES, regions[bool(label)])
         for name in names
         for start, end, label in PARTS
     ]
@@ -66,7 +66,7 @@ def write_predictions(path: Path, names: Sequence[str]) -> str:
     found = predictions.Video(
         duration_sec=20.0,
         damage="",
-        segments=(predictions.Segment(EVIL_CLASS, 0.8125, 14.5, 19.5), predictions.Segment("run", 0.625, 5.75, 11.25)),
+        segments=(clip_segments.Segment(EVIL_CLASS, 0.8125, 14.5, 19.5), clip_segments.Segment("run", 0.625, 5.75, 11.25)),
         start_sec=STARTS,
         foreground=np.array([0.9 if acting(start) else 0.1 for start in STARTS], np.float32),
         top_classes=np.tile(np.array([[0, 1]], np.int32), (count, 1)),
@@ -288,7 +288,7 @@ def test_files_that_cannot_be_used_are_told(folder: Path, tmp_path: Path, capsys
     deep.write_text("[" * 100_000 + "\n")
     for arguments, message in (
         (["--features", str(tmp_path / "no.h5")], "no such file"),
-        (["--features", str(folder / "truth.csv")], "no file of features"),
+        (["--features", str(folder / "truth.csv")], "not a file of features"),
         (["--features", one, other], "no video in common"),
         (["--features", one, "--groundtruth", str(tmp_path / "other.csv")], "expected some of the 5 videos"),
         (["--features", one, "--predictions", str(tmp_path / "no.json")], "no such file"),

@@ -1,21 +1,9 @@
-"""What a trained model's heads say of videos: `python -m tsp_jax.predict --checkpoint C --videos DIR --output P.json`.
+"""Predicts the actions of videos with a trained model: `python -m tsp_jax.predict --checkpoint C --videos DIR --output P.json`.
 
-It is a plain reading of a clip classifier's scores, clip by clip, and no trained detector of actions: that is another model,
-trained on features with segments' borders in view. The reading:
+The model's heads give each clip probabilities, and `clip_segments` reads segments from them by a plain rule.
 
-1. Of each clip the heads give the probability of every action class, and that of the temporal region "Action": the
-   foreground. A model without a temporal-region head has no foreground; the probability of the clip's most probable class
-   takes its place in 3.
-2. A clip stands for the time of one stride around its middle, so that neighbours meet without a gap: for the whole clip, where
-   the stride is the clip's length. The time is cut off at the video's ends.
-3. For each threshold, the longest runs of neighbouring clips whose foreground is at least the threshold are segments. A clip
-   that could not be read ends a run. A run that several thresholds give stands once.
-4. A segment's label is the action class of the largest mean probability over its run; "Action" for a model without an action
-   head.
-5. Its score is the product, over the heads that the model has, of the mean foreground and of the label's mean probability.
-
-Features are extracted as `tsp_jax.extract` does, each video decoded once, into `OUTPUT.features.h5`; heads are then read from
-there. So a run that was killed loses no finished video, and the same command with other thresholds decodes nothing.
+Features are extracted as `tsp_jax.extract` does, each video decoded once, into `OUTPUT.features.h5`. The heads then read that
+file. So a run that was killed loses no finished video, and the same command with other thresholds decodes nothing.
 """
 
 import argparse
@@ -23,64 +11,64 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import tqdm
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 
-from tsp_jax import checkpoints, extract, features, groundtruth, predictions, video_list, weights
-from tsp_jax.models import functional, video_resnet
-from tsp_jax.system import cli
+from tsp_jax import (
+    checkpoints,
+    clip_segments,
+    clip_times,
+    features,
+    global_features,
+    groundtruth,
+    predictions,
+    video_list,
+    weights,
+)
+from tsp_jax.extraction import engine, flags, sinks
+from tsp_jax.extraction import failures as failed_videos
+from tsp_jax.models import backbones, tsp
+from tsp_jax.system import cli, startup
 
 _ROWS_AT_ONCE = 256  # one shape to compile, whatever a video's number of clips
-_heads = jax.jit(functional.heads, static_argnums=0)
+_heads = jax.jit(tsp.heads, static_argnums=0)
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 some videos failed, 2 wrong use, 130 interrupted."""
-    options = _parse(arguments)
-    cli.show_any_name()
-    extract.prepare_jax()
-    try:
-        model = weights.open_any(options.checkpoint)
-        heads = head_names(model, options.head)
-        labels = action_labels(model, heads, options.labels)
-        _check_gvf_flags(model, options)
-        start = None if options.gvf_checkpoint is None else weights.open_any(options.gvf_checkpoint)
-        _check_width(model, start, options.gvf_checkpoint)
-        settings, videos = extract.read_settings(options), []
-        if options.features is None:
-            videos = video_list.list_videos(options.videos, options.metadata_csv)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for note in _notes(model, heads, options):
+    """Runs the command. Returns the exit status: 0 if all is well, 1 if videos failed, 2 on wrong use, 130 if interrupted."""
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
+    startup.prepare_jax()
+    model = weights.open_any(options.checkpoint)
+    tasks = head_tasks(model, options.head)
+    labels = action_labels(model, tasks, options.labels)
+    _check_gvf_flags(model, options)
+    start = None if options.gvf_checkpoint is None else weights.open_any(options.gvf_checkpoint)
+    _check_width(model, start, options.gvf_checkpoint)
+    settings, videos = flags.read_settings(options), []
+    if options.features is None:
+        videos = video_list.list_videos(options.videos, options.metadata_csv)
+    for note in _notes(model, tasks, options):
         print(f"note: {note}", file=sys.stderr)
     errors_csv = Path(f"{options.output}.errors.csv")
-    try:
-        with extract.terminable():
-            failures: list[extract.Failure] = []
-            if options.features is None:
-                source = _extracted(model, start, videos, options, settings, failures)
-            else:
-                source = Source(Path(options.features), _path(options.gvf_features), features.names(options.features))
-            found = predict(model, heads, labels, source, options.gvf, options.thresholds, options.top_classes, failures)
-            predictions.write(options.output, found)
-            extract.write_errors(errors_csv, failures)
-    except (features.FeatureFileError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; finished videos are kept: the same command again goes on from here", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished videos are kept: the same command again goes on from here", file=sys.stderr)
-        return 130
+    failures: list[failed_videos.Failure] = []
+    with cli.resumable("finished videos are kept; run the same command again to continue"), cli.terminable():
+        if options.features is None:
+            source = _extracted(model, start, videos, options, settings, failures)
+        else:
+            source = Source(Path(options.features), _path(options.gvf_features), features.names(options.features))
+        found = predict(model, tasks, labels, source, options.gvf, options.thresholds, options.top_classes, failures)
+        predictions.write(options.output, found)
+        failed_videos.write(errors_csv, failures)
     _print_summary(found, source, options.output, failures, errors_csv)
     return 1 if failures else 0
 
@@ -88,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tsp_jax.predict",
-        description="Writes what a trained model's heads say of each clip of videos, and segments read from that, as JSON in "
+        description="Predicts the actions of videos, clip by clip, and writes them with the segments read from them as JSON in "
         "ActivityNet's result format. " + predictions.READING,
         epilog="example: python -m tsp_jax.predict --checkpoint runs/anet_tsp --gvf_checkpoint r2plus1d_34-kinetics_init "
         "--videos videos/ --labels labels/action_label_mapping.json --output predictions.json",
@@ -99,17 +87,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--videos", help="a folder, searched with its subfolders, or one file; the root with --metadata_csv")
     source.add_argument("--features", help="features extracted by the same checkpoint before; nothing is decoded")
-    add("--metadata_csv", help="columns filename, fps, video-frames; without it the files are scanned")
+    add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the JSON file")
-    add("--labels", help="action_label_mapping.json, the names of the classes; without it their numbers")
-    add("--head", choices=predictions.HEADS, help="what the one head of a model with two classes tells")
-    add("--thresholds", type=_probability, nargs="+", default=[0.5], help="of the foreground; each gives segments")
-    add("--top_classes", type=cli.positive_int, default=5, help="most probable classes of a clip that are written")
-    add("--gvf", choices=list(features.POOLS), default="max", help="how clips make the global video feature, as in training")
+    add("--labels", help="action_label_mapping.json with the names of the classes; without it their numbers are used")
+    add("--head", choices=predictions.TASKS, help="the task of a single head with two classes, which is ambiguous")
+    add("--thresholds", type=_probability, nargs="+", default=[0.5], help="foreground thresholds, each of which gives segments")
+    add("--top_classes", type=cli.positive_int, default=5, help="how many of a clip's most probable classes are written")
+    add(
+        "--gvf",
+        choices=list(global_features.POOLS),
+        default="max",
+        help="how clips are pooled into the global video feature, as in training",
+    )
     add("--gvf_checkpoint", help="the encoder whose clips are pooled: the one that training started from")
     add("--gvf_features", help="with --features: features of the same videos by that encoder")
-    extract.add_settings(parser)
-    add("--overwrite", action="store_true", help="forget the features beside the output")
+    flags.add_settings(parser)
+    add("--overwrite", action="store_true", help="delete the features next to the output first")
     options = parser.parse_args(arguments)
     if options.top_classes > predictions.MAX_TOP_CLASSES:
         parser.error(f"--top_classes is at most {predictions.MAX_TOP_CLASSES}; got {options.top_classes}")
@@ -130,15 +123,15 @@ def _probability(text: str) -> float:
     return value
 
 
-def head_names(model: checkpoints.Checkpoint, asked: str | None) -> tuple[str, ...]:
-    """What each of the model's heads tells, of `predictions.HEADS`.
+def head_tasks(model: checkpoints.Checkpoint, asked: str | None) -> tuple[str, ...]:
+    """Returns the task of each head, from `predictions.TASKS`, in the order of the heads.
 
     Args:
-      model: its number of heads and of classes tell most.
-      asked: what a head tells that is alone; None where its classes shall tell.
+      model: a trained model. Its number of heads and of classes decides most cases.
+      asked: the task of a single head with two classes, which is ambiguous; None if the classes decide.
 
     Raises:
-      ValueError: there is no head, a head alone has two classes and nothing is asked, or what is asked can't be.
+      ValueError: there is no head, a single head has two classes and no task is given, or the given task is impossible.
     """
     counts, name = model.config.label_counts, model.origin.source
     regions = len(groundtruth.TEMPORAL_REGIONS)
@@ -150,7 +143,7 @@ def head_names(model: checkpoints.Checkpoint, asked: str | None) -> tuple[str, .
                 f"{name}: expected heads of actions and of {regions} temporal regions, and no --head; "
                 f"found heads of {counts[0]} and {counts[1]} classes, --head {asked}"
             )
-        return predictions.HEADS
+        return predictions.TASKS
     if counts[0] != regions:
         if asked == "temporal_region":
             raise ValueError(f"{name}: expected {regions} classes of a temporal-region head, found {counts[0]}; drop --head")
@@ -163,15 +156,18 @@ def head_names(model: checkpoints.Checkpoint, asked: str | None) -> tuple[str, .
     return (asked,)
 
 
-def action_labels(model: checkpoints.Checkpoint, heads: Sequence[str], mapping: str | Path | None) -> tuple[str, ...]:
-    """Names of the action classes in their order: those of a mapping, or their numbers; none without that head.
+def action_labels(model: checkpoints.Checkpoint, tasks: Sequence[str], mapping: str | Path | None) -> tuple[str, ...]:
+    """Returns the names of the action classes in their order, from a mapping, or else their numbers as text.
+
+    The result is empty if no head predicts actions.
 
     Raises:
-      OSError, ValueError: the mapping can't be read, or is that of another number of classes.
+      OSError: the mapping can't be read.
+      ValueError: the mapping has another number of classes, or no head predicts actions.
     """
-    if "action" not in heads:
+    if "action" not in tasks:
         if mapping is not None:
-            raise ValueError(f"{mapping}: this model has no action head to name classes of; drop --labels")
+            raise ValueError(f"{mapping}: this model has no action head whose classes it could name; drop --labels")
         return ()
     count = model.config.label_counts[0]
     if mapping is None:
@@ -191,17 +187,17 @@ def _check_gvf_flags(model: checkpoints.Checkpoint, options: argparse.Namespace)
 
 
 def _check_width(model: checkpoints.Checkpoint, start: checkpoints.Checkpoint | None, given: str | None) -> None:
-    expected = video_resnet.feature_size(model.config.backbone)
-    if start is not None and (found := video_resnet.feature_size(start.config.backbone)) != expected:
-        raise ValueError(f"{given}: {found} features a clip; expected {expected}, as many as {model.origin.source} has")
+    expected = backbones.BACKBONES[model.config.backbone].width
+    if start is not None and (found := backbones.BACKBONES[start.config.backbone].width) != expected:
+        raise ValueError(f"{given}: {found} features per clip; expected {expected}, as {model.origin.source} has")
 
 
-def _notes(model: checkpoints.Checkpoint, heads: Sequence[str], options: argparse.Namespace) -> Iterator[str]:
-    if "action" in heads and options.labels is None:
-        yield "without --labels, class numbers stand for the labels"
+def _notes(model: checkpoints.Checkpoint, tasks: Sequence[str], options: argparse.Namespace) -> Iterator[str]:
+    if "action" in tasks and options.labels is None:
+        yield "without --labels, the labels are class numbers"
     if model.config.gvf and not (options.gvf_checkpoint or options.gvf_features):
         yield (
-            "the last head reads a global video feature, which in training came of the start weights; without "
+            "the last head reads a global video feature, which in training came from the start weights; without "
             f"{'--gvf_checkpoint' if options.features is None else '--gvf_features'} the model's own features are pooled, a "
             "kind of input that the head never saw, and its probabilities may be far off"
         )
@@ -212,19 +208,15 @@ def _path(text: str | None) -> Path | None:
 
 
 def _print_summary(
-    found: predictions.Predictions, source: "Source", output: str, failures: list[extract.Failure], errors_csv: Path
+    found: predictions.Predictions, source: "Source", output: str, failures: list[failed_videos.Failure], errors_csv: Path
 ) -> None:
     count = sum(len(video.segments) for video in found.videos.values())
     rows = sum(len(video.start_sec) for video in found.videos.values())
     print(f"{output}: {count} segments of {rows} clips in {len(found.videos)} videos; {len(failures)} failed or damaged")
     print(f"  {predictions.READING}")
     print(f"  features: {', '.join(str(path) for path in (source.features, source.gvf) if path)}")
-    for failure in failures[:10]:
-        print(f"  {failure.video}: {failure.reason} ({failure.clips_kept} clips kept)")
-    if len(failures) > 10:
-        print(f"  and {len(failures) - 10} more")
-    if failures:
-        print(f"  all failures: {errors_csv}")
+    for line in failed_videos.lines(failures, errors_csv):
+        print(line)
 
 
 # -------------------------------------------------------------------------------------------------------------- features
@@ -235,9 +227,9 @@ class Source:
     """Where the features of videos are.
 
     Attributes:
-      features: the file of the model's.
-      gvf: that of the encoder whose clips are pooled; None where the model's own are.
-      names: of the videos.
+      features: the file of the model's features.
+      gvf: the file of the encoder whose features are pooled; None if the model's own features are pooled.
+      names: the names of the videos.
     """
 
     features: Path
@@ -250,42 +242,27 @@ def _extracted(
     start: checkpoints.Checkpoint | None,
     videos: Sequence[video_list.Video],
     options: argparse.Namespace,
-    settings: extract.Settings,
-    failures: list[extract.Failure],
+    settings: engine.Settings,
+    failures: list[failed_videos.Failure],
 ) -> Source:
-    """The features of the videos, by both encoders from one pass, in files beside the output; what failed joins `failures`."""
+    """Extracts the features of the videos with both encoders in one pass, into files next to the output.
+
+    Videos that failed are appended to `failures`.
+    """
     own, gvf = Path(f"{options.output}.features.h5"), None
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, checkpoint: checkpoints.Checkpoint) -> features.Writer:
-            run = extract.run_attributes(checkpoint, settings)
+            run = engine.run_attributes(checkpoint, settings)
             return stack.enter_context(features.Writer(path, run, overwrite=options.overwrite))
 
         sink, also = writer(own, model), []
         if start is not None:
             gvf, also = Path(f"{options.output}.gvf_features.h5"), [start]
-            sink = _Both(sink, writer(gvf, start), video_resnet.feature_size(model.config.backbone))
-        failures += extract.extract(model, videos, sink, settings, also=also).failures
+            sink = sinks.TwoFiles(sink, writer(gvf, start), backbones.BACKBONES[model.config.backbone].width)
+        failures += engine.extract(model, videos, sink, settings, also=also).failures
         done = sink.done
     return Source(own, gvf, [item.name for item in videos if not item.fault and item.name in done])
-
-
-class _Both:
-    """Two files of features that one pass fills: a row is the first one's, then the second one's.
-
-    Attributes:
-      done: attributes of the videos that both files have.
-    """
-
-    def __init__(self, first: features.Writer, second: features.Writer, width: int):
-        self._first, self._second, self._width = first, second, width
-        self.done: dict[str, features.Attributes] = {name: first.done[name] for name in first.done if name in second.done}
-
-    def commit(self, name: str, features: Float32[np.ndarray, "n f"], attributes: Mapping[str, object]) -> None:
-        """Keeps one video in both files."""
-        self._first.commit(name, features[:, : self._width], dict(attributes))
-        self._second.commit(name, features[:, self._width :], dict(attributes))
-        self.done[name] = dict(attributes)
 
 
 # ------------------------------------------------------------------------------------------------------------ predictions
@@ -293,26 +270,26 @@ class _Both:
 
 def predict(
     model: checkpoints.Checkpoint,
-    heads: Sequence[str],
+    tasks: Sequence[str],
     labels: Sequence[str],
     source: Source,
     pool: str,
     thresholds: Sequence[float],
     top_classes: int,
-    failures: list[extract.Failure],
+    failures: list[failed_videos.Failure],
 ) -> predictions.Predictions:
-    """The predictions for videos whose features lie in files.
+    """Returns the predictions for videos whose features lie in files.
 
     Args:
-      model: which extracted them; it has heads.
-      heads: what each of its heads tells, of `predictions.HEADS`.
-      labels: of the action classes; empty without that head.
-      source: the features.
-      pool: a key of `features.POOLS`, for a model that reads a global feature.
-      thresholds: of the foreground.
-      top_classes: how many of a clip's classes are kept.
-      failures: joined by the videos that have no features in one of the files, damaged ones or such as are no numbers,
-        unless they stand among them already.
+      model: the model that extracted them; it has heads.
+      tasks: the task of each of its heads, from `predictions.TASKS`.
+      labels: the names of the action classes; empty if no head predicts actions.
+      source: the files of features.
+      pool: a key of `global_features.POOLS`, for a model that reads a global feature.
+      thresholds: the foreground thresholds, each of which gives segments.
+      top_classes: how many of a clip's most probable classes are kept.
+      failures: the list of failures. Videos whose features are absent, damaged or not finite are appended, unless they are
+        listed already.
 
     Raises:
       FeatureFileError: a file is no feature file, or was extracted by another checkpoint or with several geometries.
@@ -332,21 +309,21 @@ def predict(
             if model.config.gvf:
                 rows = item if source.gvf is None else features.read(source.gvf, name)
                 pooled = f"{pool} over the clips' features of {rows.attributes.get('checkpoint', 'unknown weights')}"
-                gvf = features.pool(_of_width(rows.features, item.features.shape[1]), pool)
+                gvf = global_features.pool(_of_width(rows.features, item.features.shape[1]), pool)
             if not len(item.features) or not np.all(np.isfinite(item.features)):
                 raise ValueError("no clips, or features that are not finite; extract the video again")
         except (features.FeatureFileError, ValueError) as error:
-            failures.append(extract.Failure(name, str(error), 0))
+            failures.append(failed_videos.Failure(name, str(error), 0))
             continue
-        videos[name] = predict_video(model, heads, labels, item, gvf, thresholds, top_classes)
+        videos[name] = predict_video(model, tasks, labels, item, gvf, thresholds, top_classes)
         if videos[name].damage and name not in listed:
-            failures.append(extract.Failure(name, videos[name].damage, len(item.features)))
+            failures.append(failed_videos.Failure(name, videos[name].damage, len(item.features)))
     clip_len, stride, frame_rate = geometry or (1.0, 1.0, 1.0)
     return predictions.Predictions(
         checkpoint=model.origin.source,
         checkpoint_sha256=model.weights_sha256,
         gvf=pooled,
-        heads=tuple(heads),
+        tasks=tuple(tasks),
         labels=tuple(labels),
         thresholds=tuple(thresholds),
         clip_len_sec=clip_len / frame_rate,
@@ -357,35 +334,34 @@ def predict(
 
 def predict_video(
     model: checkpoints.Checkpoint,
-    heads: Sequence[str],
+    tasks: Sequence[str],
     labels: Sequence[str],
     item: features.VideoFeatures,
     gvf: Float32[np.ndarray, " f"] | None,
     thresholds: Sequence[float],
     top_classes: int,
 ) -> predictions.Video:
-    """What the heads say of one video, and the segments read from that. Arguments are those of `predict`.
+    """Returns the predictions for one video. The arguments are those of `predict`.
 
     Raises:
-      FeatureFileError: attributes that tell when clips are do not fit.
+      FeatureFileError: the attributes from which the times of the clips follow are absent or impossible.
     """
-    numbers, (starts, clip_len_sec) = features.clip_numbers(item), features.clip_times(item)
+    numbers, (starts, clip_len_sec) = clip_times.clip_numbers(item), clip_times.clip_times(item)
     stride_sec = float(item.attributes["stride"]) / float(item.attributes["frame_rate"])
-    duration_sec = features.duration_sec(item)
-    middles = starts + clip_len_sec / 2
-    cells = np.clip(np.stack([middles - stride_sec / 2, middles + stride_sec / 2], axis=1), 0, duration_sec)
-    of_head = dict(zip(heads, probabilities(model, item.features, gvf), strict=True))
+    duration_sec = clip_times.duration_sec(item)
+    cells = clip_segments.clip_cells(starts, clip_len_sec, stride_sec, duration_sec)
+    by_task = dict(zip(tasks, probabilities(model, item.features, gvf), strict=True))
     foreground, classes, best = None, None, None
-    if "temporal_region" in of_head:
-        foreground = of_head["temporal_region"][:, groundtruth.TEMPORAL_REGIONS.index(groundtruth.ACTION)]
-    action = of_head.get("action")
+    if "temporal_region" in by_task:
+        foreground = by_task["temporal_region"][:, groundtruth.TEMPORAL_REGIONS.index(groundtruth.ACTION)]
+    action = by_task.get("action")
     if action is not None:
         classes = np.argsort(-action, axis=1, kind="stable")[:, :top_classes]
         best = np.take_along_axis(action, classes, axis=1)
     return predictions.Video(
         duration_sec=duration_sec,
         damage=str(item.attributes.get("damage", "")),
-        segments=read_segments(cells, numbers, foreground, action, labels, thresholds),
+        segments=clip_segments.read_segments(cells, numbers, foreground, action, labels, thresholds),
         start_sec=starts,
         foreground=None if foreground is None else foreground.astype(np.float32),
         top_classes=None if classes is None else classes.astype(np.int32),
@@ -394,10 +370,10 @@ def predict_video(
 
 
 def check_made_by(model: checkpoints.Checkpoint, item: features.VideoFeatures, path: Path) -> None:
-    """Nothing, when a video's features are this checkpoint's.
+    """Checks that a video's features were extracted by this checkpoint.
 
     Raises:
-      FeatureFileError: they are another's.
+      FeatureFileError: another checkpoint extracted them, or they have another width.
     """
     found, expected = str(item.attributes.get("checkpoint_sha256", "none")), model.weights_sha256
     if found != expected:
@@ -405,25 +381,27 @@ def check_made_by(model: checkpoints.Checkpoint, item: features.VideoFeatures, p
             f"{path} (video {item.name!r}): extracted by weights of SHA-256 {found[:8]}…, expected those of "
             f"{model.origin.source}, {expected[:8]}…; extract with --checkpoint as here, or give --videos"
         )
-    if item.features.shape[1] != video_resnet.feature_size(model.config.backbone):
-        raise features.FeatureFileError(f"{path} (video {item.name!r}): {item.features.shape[1]} features a clip; damaged")
+    if item.features.shape[1] != backbones.BACKBONES[model.config.backbone].width:
+        raise features.FeatureFileError(
+            f"{path} (video {item.name!r}): {item.features.shape[1]} features per clip; the file is damaged"
+        )
 
 
 def _of_width(rows: Float32[np.ndarray, "n f"], width: int) -> Float32[np.ndarray, "n f"]:
     if rows.shape[1] != width:
-        raise ValueError(f"{rows.shape[1]} features a clip to be pooled; expected {width}")
+        raise ValueError(f"{rows.shape[1]} features per clip to pool; expected {width}")
     return rows
 
 
 def probabilities(
     model: checkpoints.Checkpoint, rows: Float32[np.ndarray, "n f"], gvf: Float32[np.ndarray, " f"] | None
 ) -> list[Float64[np.ndarray, "n _"]]:
-    """The probabilities of each head's classes for each clip, which add up to 1.
+    """Returns each head's class probabilities for each clip, which add up to 1.
 
     Args:
-      model: with heads.
-      rows: features of the clips of one video.
-      gvf: the video's global feature, where the model reads it.
+      model: a model with heads.
+      rows: the features of the clips of one video.
+      gvf: the video's global feature, if the model reads one.
     """
     parts = []
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
@@ -439,50 +417,6 @@ def _softmax(logits: Float32[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def read_segments(
-    cells: Float64[np.ndarray, "n 2"],
-    numbers: Int64[np.ndarray, " n"],
-    foreground: Float64[np.ndarray, " n"] | None,
-    action: Float64[np.ndarray, "n k"] | None,
-    labels: Sequence[str],
-    thresholds: Sequence[float],
-) -> tuple[predictions.Segment, ...]:
-    """The segments of a video by the rule that this module's docstring states, by falling score.
-
-    Args:
-      cells: [start, end) in seconds that each clip stands for.
-      numbers: of the clips among the video's; neighbours differ by 1.
-      foreground: probability of the temporal region "Action"; None without that head.
-      action: probabilities of the classes; None without that head. One of the two is there.
-      labels: of the classes.
-      thresholds: of the foreground.
-
-    Raises:
-      ValueError: there are neither foreground nor action probabilities.
-    """
-    if foreground is not None:
-        deciding = foreground
-    elif action is not None:
-        deciding = action.max(axis=1)
-    else:
-        raise ValueError("expected probabilities of a head, found none")
-    found: dict[tuple[int, int], predictions.Segment] = {}
-    for threshold in thresholds:
-        kept = np.flatnonzero(deciding >= threshold)
-        for run in np.split(kept, np.flatnonzero(np.diff(numbers[kept]) > 1) + 1):
-            if not len(run):
-                continue
-            label, score = groundtruth.ACTION, 1.0
-            if foreground is not None:
-                score *= float(foreground[run].mean())
-            if action is not None:
-                means = action[run].mean(axis=0)
-                label, score = labels[int(means.argmax())], score * float(means.max())
-            start_sec, end_sec = float(cells[run[0], 0]), float(cells[run[-1], 1])
-            found[int(run[0]), int(run[-1])] = predictions.Segment(label, min(score, 1.0), start_sec, end_sec)
-    return tuple(sorted(found.values(), key=lambda item: (-item.score, item.start_sec, item.end_sec)))
 
 
 if __name__ == "__main__":

@@ -40,10 +40,12 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a file can't be used, or a video not be read, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
-    try:
+    """Runs the command. Returns the exit status: 0 if all is well, 1 if a file can't be used or read, 2 on wrong use."""
+    return cli.run(_work, _parse(arguments), error_status=1)
+
+
+def _work(options: argparse.Namespace) -> int:
+    with cli.resumable(f"{options.output} is not written"):
         page = Page(title="Features of videos" if options.features else "Training curves")
         if options.features:
             _add_features(page, options)
@@ -52,12 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = render(page)
         with files.replacing(options.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except (features.FeatureFileError, predictions.PredictionsError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"interrupted; {options.output} is not written", file=sys.stderr)
-        return 130
     for note in page.notes:
         print(f"note: {note}", file=sys.stderr)
     for probe in page.probes:
@@ -184,7 +180,7 @@ def render(page: Page) -> str:
         autoescape=True, finalize=cleaned, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["time"] = video_section.time
-    source = importlib.resources.files("tsp_jax").joinpath("report.html").read_text(encoding="utf-8")
+    source = importlib.resources.files("tsp_jax.report").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         page=page,
         version=version.__version__,
