@@ -1,7 +1,8 @@
-"""Times several programs for the same work in turn, each in a process of its own that loads once; the table and the JSON.
+"""Times several programs for the same work in turn, each in a process of its own, and reports a table and a JSON file.
 
-A worker is given `MODULE:FUNCTION` and a spec. The function makes a `Side` of it; the worker saves the side's outputs, says
-what it is, and then does the work as often as each line of its input says, and answers with seconds.
+A worker process receives `MODULE:FUNCTION` and a spec. The function makes a `Side` from the spec. The worker saves the side's
+outputs and writes a line of JSON about it. For each number that it then reads, it does the work that many times and writes the
+seconds that this took.
 """
 
 import argparse
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 OURS = "ours"
 RIVALS = ("released", "best")
 VARIANT_PARTS = ("eager", "channels_last", "folded", "frozen", "compiled", "cast")  # rivals/common.py explains them
-# Between two turns. Threads of OpenMP spin for up to 0.2 s after their work; to forbid that would slow their program down.
+# The pause between two turns. OpenMP's threads spin for up to 0.2 s after their work; forbidding that would slow the program.
 _PAUSE_SEC = 0.3
 _WORK = "import sys; from benchmarks import alternate; alternate.work(*sys.argv[1:])"
 
@@ -40,9 +41,9 @@ class Side(NamedTuple):
     """A program that is ready to be timed.
 
     Attributes:
-      run: does the work so many times, and returns when all of it is done.
-      outputs: of the work, to be compared with the other sides'.
-      about: what is to be known of it: versions, device, choices.
+      run: a function that does the work the given number of times, and returns when all of it is done.
+      outputs: the results of the work, which are compared with those of the other sides.
+      about: facts about the program: versions, platform, device, compute precision, chosen variant.
     """
 
     run: Callable[[int], None]
@@ -51,21 +52,27 @@ class Side(NamedTuple):
 
 
 class BenchmarkError(Exception):
-    """A benchmark can't be made, or its sides don't do the same; the message says why."""
+    """A benchmark cannot run, or its sides do not do the same work; the message says why."""
 
 
 class UnavailableError(Exception):
-    """A side can't run on this machine; the message says why. The others are measured without it."""
+    """A side cannot run on this machine; the message says why. The other sides are measured without it."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that all benchmarks share."""
+    """Adds the flags that all benchmarks share."""
     add = parser.add_argument
-    add("--rival", nargs="*", choices=RIVALS, default=list(RIVALS), help="PyTorch's sides; none after the flag: ours alone")
-    add("--variants", nargs="+", type=_variant, metavar="NAME", help="`best` chooses from; its own list otherwise")
-    add("--rounds", type=cli.positive_int, default=5, help="in each, every side has its turn")
-    add("--seconds", type=float, default=4.0, help="about what a turn takes; the work is repeated so often")
-    add("--json", metavar="FILE", help="for all numbers")
+    add("--rival", nargs="*", choices=RIVALS, default=list(RIVALS), help="PyTorch's sides; without a name, ours alone")
+    add(
+        "--variants",
+        nargs="+",
+        type=_variant,
+        metavar="NAME",
+        help="variants for `best` to choose from; default: its own list",
+    )
+    add("--rounds", type=cli.positive_int, default=5, help="rounds; each side has one turn in a round")
+    add("--seconds", type=float, default=4.0, help="about how long a turn takes; the work is repeated to fill it")
+    add("--json", metavar="FILE", help="the file to write all numbers to")
 
 
 def _variant(text: str) -> str:
@@ -98,14 +105,14 @@ def measure(
     tolerance: float,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The measurements of one piece of work, by its sides.
+    """Returns the measurements of one piece of work by all sides.
 
     Args:
-      work: its name in the table.
+      work: the work's name in the table.
       sides: `MODULE:FUNCTION` of each side, ours first.
-      spec: what the functions are given, as JSON; `device` and `side` are added.
-      clips: how many it is about.
-      tolerance: the largest difference of outputs from ours, as a share of ours' largest value, that is taken for the same.
+      spec: the functions' argument, which must fit into JSON; `device`, `side` and `variants` are added.
+      clips: the number of clips in the work.
+      tolerance: the largest accepted difference of outputs from ours, as a share of our largest value.
       options: the shared flags.
 
     Raises:
@@ -131,8 +138,8 @@ def measure(
             differs = difference(name, found, expected)
             if not differs <= tolerance:
                 raise BenchmarkError(
-                    f"{work}: {name} differs from ours by {differs:.1e} of the largest value; at most {tolerance:.1e} is "
-                    "taken for the same work: nothing was timed"
+                    f"{work}: {name} differs from ours by {differs:.1e} of the largest value; at most {tolerance:.1e} "
+                    "counts as the same work: nothing was timed"
                 )
             workers[name] = worker
             result["sides"][name] = {"about": about, "difference": differs, "laps": []}
@@ -142,10 +149,10 @@ def measure(
             return {"clips": clips * count, **workers[name].run(count)}
 
         names = list(workers)
-        laps = {name: turn(name, 1) for name in names}  # all have done the work once, for their outputs
+        laps = {name: turn(name, 1) for name in names}  # each side has done the work once before, for its outputs
         counts = {name: max(1, round(options.seconds / lap["seconds"])) for name, lap in laps.items()}
         long = max(counts.values()) == 1
-        for name in names if long else ():  # these turns are a round like others
+        for name in names if long else ():  # these turns count as a round
             result["sides"][name]["laps"].append(laps[name])
         for number in tqdm.trange(int(long), options.rounds, desc=work, unit="round", disable=None):
             for position in range(len(names)):
@@ -161,22 +168,22 @@ class _Worker:
         self.name, self._process = name, process
 
     def answer(self) -> dict[str, Any]:
-        """What it says next.
+        """Returns the process's next line of JSON.
 
         Raises:
-          BenchmarkError: it ended.
+          BenchmarkError: the process ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise BenchmarkError(f"{self.name} ended with status {self._process.wait()}; what it said stands above")
+            raise BenchmarkError(f"{self.name} ended with status {self._process.wait()}; its messages are above")
         return json.loads(line)
 
     def run(self, count: int) -> dict[str, float]:
-        """Seconds of that many times the work, by the clock, and of processors, without those of processes that it starts.
+        """Does the work that many times; returns seconds by the clock and of processors, without those of child processes.
 
         Raises:
-          BenchmarkError: it ended.
+          BenchmarkError: the process ended.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -187,7 +194,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _worker(name: str, target: str, spec: Mapping[str, Any], folder: Path, *, shared: bool) -> Iterator[_Worker]:
-    """A side's process, which ends with the block. `shared`: it is not alone on its device."""
+    """Starts a side's process, which ends with the block. `shared` says that other sides use the same device."""
     folder.mkdir()
     (folder / "spec.json").write_text(json.dumps({**spec, "folder": str(folder)}))
     # Otherwise the first process takes three quarters of a GPU's memory.
@@ -206,17 +213,17 @@ def _worker(name: str, target: str, spec: Mapping[str, Any], folder: Path, *, sh
 
 
 def environment() -> dict[str, str]:
-    """That of a child: it finds this project, and keeps compiled programs."""
+    """Returns the environment of a child process, which finds this project and keeps compiled programs."""
     cache = str(Path(tempfile.gettempdir()) / f"tsp_jax_benchmarks_xla_{os.getuid()}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"JAX_COMPILATION_CACHE_DIR": cache, **os.environ, "PYTHONPATH": path}
 
 
 def difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, as a share of the largest value that is expected.
+    """Returns the largest difference as a share of the largest expected value.
 
     Raises:
-      BenchmarkError: shapes differ.
+      BenchmarkError: the shapes differ.
     """
     if found.shape != expected.shape:
         raise BenchmarkError(f"{name} gives outputs of shape {found.shape}, ours are {expected.shape}")
@@ -227,7 +234,10 @@ def difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def run(options: argparse.Namespace, work: Callable[[dict[str, Any]], None]) -> int:
-    """The exit status of a benchmark, whose work adds to a result: 0 all well, 1 it can't be made, 130 interrupted."""
+    """Runs a benchmark, whose work adds to a result; returns the exit status.
+
+    The status is 0 if all went well, 1 if the benchmark cannot run or its sides differ, 130 if it was interrupted.
+    """
     result = _begin(options)
     try:
         work(result)
@@ -242,7 +252,7 @@ def run(options: argparse.Namespace, work: Callable[[dict[str, Any]], None]) -> 
 
 
 def _begin(options: argparse.Namespace) -> dict[str, Any]:
-    """What a result begins with: the command, the machine, the time, the commit; it is printed."""
+    """Returns and prints the start of a result: the command, the machine, the time, the commit."""
     result = {
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -258,7 +268,7 @@ def _begin(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add(result: dict[str, Any], measured: dict[str, Any], options: argparse.Namespace) -> None:
-    """Adds a piece of work: prints its rows and writes the JSON, so that a benchmark that is killed has told what it knew."""
+    """Adds a piece of work: prints its rows and writes the JSON, so that a killed benchmark keeps what it has measured."""
     lines = table([*result["measured"], measured]).splitlines()
     shown = len(table(result["measured"]).splitlines()) if result["measured"] else 0
     print("\n".join(lines[shown:]), flush=True)
@@ -267,7 +277,7 @@ def add(result: dict[str, Any], measured: dict[str, Any], options: argparse.Name
 
 
 def _finish(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """Prints what is left to be told, and writes the JSON where one is asked for."""
+    """Prints which sides were left out, versions and loads; writes the JSON if one was asked for."""
     result["load_after"] = os.getloadavg()
     _write(result, options)
     for reason in sorted(
@@ -290,7 +300,7 @@ def _versions_of(about: Mapping[str, Any]) -> list[str]:
 
 
 def table(measured: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each side of each work: medians and ranges over the rounds; ratios are taken round by round."""
+    """Returns a table with a row for each side of each work: medians and ranges over rounds, ratios taken round by round."""
     rows = ["| work | side | clips a second | range | ours is faster by | differs from ours by |", "| --- " * 6 + "|"]
     for item in measured:
         ours = [lap["clips"] / lap["seconds"] for lap in item["sides"][OURS]["laps"]]
@@ -306,12 +316,12 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Of these packages."""
+    """Returns the versions of these packages."""
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def commit() -> str:
-    """That of the code, by git."""
+    """Returns the code's commit as git describes it, or "unknown"."""
     with contextlib.suppress(OSError):
         result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
         return result.stdout.strip() or "unknown"
@@ -336,8 +346,8 @@ def _processor() -> str:
 
 
 def work(target: str, spec_json: str) -> None:
-    """What a side's process does."""
-    # What libraries print must not stand among the answers.
+    """Runs a side's process: loads the side, then does the work as often as each line of the input asks for."""
+    # The prints of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     spec = json.loads(Path(spec_json).read_text())

@@ -58,13 +58,7 @@ def check_output(path: pathlib.Path, overwrite: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 if all went well, 1 if the file cannot be written, 2 after wrong use."""
-    options = _parse(argv)
-    cli.show_any_name()
-    try:
-        return _work(options)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return cli.run(_work, _parse(argv))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,14 +74,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _work(options: argparse.Namespace) -> int:
-    """Reads the folder and writes the file. Returns the exit status."""
+@torch_to_orbax.failing_with_status_1()
+def _work(options: argparse.Namespace) -> None:
+    """Reads the folder and writes the file."""
     torch_to_orbax.import_torch()  # before the work
     check_output(options.output, options.overwrite)
     checkpoint = checkpoints.load(options.checkpoint)
     write_pth(options.output, checkpoint, overwrite=options.overwrite)
     print(f"{torch_to_orbax.describe(checkpoint)}\nwritten to {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

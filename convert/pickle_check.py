@@ -17,7 +17,7 @@ import pickle
 import pickletools
 import reprlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from convert import torch_names
@@ -106,10 +106,11 @@ class _Refused:
         pass
 
 
-def _describe_tensor(storage: _Storage, offset: int, shape: Sequence[int], strides: Sequence[int], *_rest: object) -> None:
+def _describe_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest: object) -> None:
     """Replaces the call that makes a tensor; checks that the tensor lies within its storage and repeats no value.
 
-    PyTorch would enlarge the storage. An expanded tensor, small in the file, would become large when it is copied.
+    The arguments come from the file, so they may be anything. PyTorch would enlarge the storage. An expanded tensor, small in
+    the file, would become large when it is copied.
     """
     numbers = (offset, *shape, *strides)
     if len(numbers) > _MAX_NUMBERS or not all(type(number) is int and abs(number) <= _MAX_INT for number in numbers):
@@ -254,7 +255,7 @@ def _check_protocol(described: _Describer) -> None:
         raise _Refusal(f"expected pickle protocol 2, torch.save's own, found {found}; save it without pickle_protocol")
 
 
-def _describe_pickle(stream: BinaryIO) -> _Describer:
+def _describe_pickle(stream: io.BytesIO) -> _Describer:
     """Reads the next pickle of a stream as descriptions."""
     start = stream.tell()
     protocols = _check_instructions(stream)
@@ -274,7 +275,7 @@ def _describe_pickle(stream: BinaryIO) -> _Describer:
     return describer
 
 
-def _check_instructions(stream: BinaryIO) -> set[int]:
+def _check_instructions(stream: io.BytesIO) -> set[int]:
     """Checks that the next pickle of a stream can be read in little time and memory; returns the protocols that it names.
 
     The instructions are followed without building anything, since pickle would make room for strings and a memo of any size.

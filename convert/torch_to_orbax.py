@@ -1,12 +1,13 @@
 """Converts a PyTorch checkpoint of TSP, of torchvision or of ig65m into a checkpoint folder of this project."""
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import pathlib
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from convert import pickle_check, torch_names
 from tsp_jax import checkpoints
 from tsp_jax.models import backbones
-from tsp_jax.system import cli
+from tsp_jax.system import cli, errors
 
 FILE_SUFFIXES = (".pth", ".pt", ".tar")
 
@@ -115,13 +116,20 @@ def describe(checkpoint: checkpoints.Checkpoint) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 if all went well, 1 if the file cannot be converted, 2 after wrong use."""
-    options = _parse(argv)
-    cli.show_any_name()
+    return cli.run(_work, _parse(argv))
+
+
+@contextlib.contextmanager
+def failing_with_status_1() -> Iterator[None]:
+    """Gives every error of the block that a user can mend the exit status 1. Status 2 is for wrong flags only.
+
+    Raises:
+      UnfinishedError: in place of the error, with its message.
+    """
     try:
-        return _work(options)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        yield
+    except (errors.UserError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise errors.UnfinishedError(str(error)) from error
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -143,8 +151,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _work(options: argparse.Namespace) -> int:
-    """Converts the file and writes the folder. Returns the exit status."""
+@failing_with_status_1()
+def _work(options: argparse.Namespace) -> None:
+    """Converts the file and writes the folder."""
     checkpoints.check_output(options.output, options.overwrite)  # before the work
     checkpoint = read_any(options.checkpoint)
     if options.backbone and options.backbone != checkpoint.config.backbone:
@@ -154,7 +163,6 @@ def _work(options: argparse.Namespace) -> int:
         )
     checkpoints.save(options.output, checkpoint, overwrite=options.overwrite)
     print(f"{describe(checkpoint)}\nwritten to {options.output}")
-    return 0
 
 
 def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
