@@ -25,6 +25,7 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
 
 # The pages of docs/ and an API reference as a site in site/; a warning is an error.
 docs: .venv/docs
