@@ -17,11 +17,11 @@ class Features:
 
     Attributes:
       array: float32 [n_clips, width], a row for each clip.
-      start_sec: float64 [n_clips], where each clip begins, ascending.
-      clip_len_sec: how long a clip is.
+      start_sec: float64 [n_clips], the start of each clip in seconds, ascending.
+      clip_len_sec: the length of a clip in seconds.
       geometry: how clips are laid over the video.
-      duration_sec: of the video.
-      damage: why clips are missing; empty when none is.
+      duration_sec: the video's length in seconds.
+      damage: the reason why clips are missing; empty if none are.
     """
 
     array: Float32[np.ndarray, "n f"]
@@ -66,7 +66,9 @@ class VideoEncoder:
             raise FileNotFoundError(f"{path}: no such file; expected a video")
         job, rows, attributes, reason = object(), {}, {}, ""
         item = video_list.Video(video_list.video_name(path), path)
-        with clip_stream.ClipStream([item], self.geometry, "pyav", workers=1, preprocessing=self._encoder.preprocessing) as stream:
+        with clip_stream.ClipStream(
+            [item], self.geometry, "pyav", workers=1, preprocessing=self._encoder.preprocessing
+        ) as stream:
             results: list[batches.Result] = []
             for message in stream:
                 match message:
@@ -98,7 +100,7 @@ def load_encoder(
     batch_size: int = 32,
     dtype: str = "float32",
 ) -> VideoEncoder:
-    """An encoder, ready for videos; its settings are the flags of `python -m tsp_jax.extract`, with their defaults.
+    """Returns an encoder that is ready for videos. Its settings are the flags of `python -m tsp_jax.extract`, with their defaults.
 
     Args:
       name_or_path: a released name, a checkpoint folder, a run's workdir or a `.pth` file.
@@ -107,7 +109,7 @@ def load_encoder(
       stride: resampled frames from one clip's start to the next's.
       frame_selection: the original's frames (`reference`) or the plain grid (`uniform`).
       batch_size: clips in a batch, for each device.
-      dtype: of the computation, `float32` or `bfloat16`.
+      dtype: compute precision, `float32` or `bfloat16`; features are always float32.
 
     Raises:
       OSError, ValueError, RuntimeError, ImportError: there is no such checkpoint, it can't be used, or a setting is out of

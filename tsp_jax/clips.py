@@ -53,16 +53,15 @@ class Timeline:
 
 
 def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = None) -> Int64[np.ndarray, "n_clips clip_len"]:
-    """Frame numbers of every clip, ascending in each; a row of -1 is a clip for which the video lacks frames.
+    """Returns the frame numbers of each clip, ascending; a row of -1 is a clip for which the video lacks frames.
 
     A frame's number is its rank by timestamp. Clips begin in ascending order too, but that the first may begin later where
     timestamps are negative. A video shorter than one clip gives no rows.
 
     Args:
-      timeline: of the video.
-      geometry: of its clips.
-      num_frames: the video's frames as an annotation counts them, which sets the number of clips; those of the timeline
-        when absent.
+      timeline: when the video's frames are shown.
+      geometry: how clips are laid over the video.
+      num_frames: number of frames as an annotation counts them, which sets the number of clips; None takes the timeline's.
 
     Raises:
       ValueError: the frame rate is not a positive number, or gives more than `MAX_RESAMPLED` frames.
@@ -90,7 +89,7 @@ def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = No
 
 
 def check_fps(fps: float) -> float:
-    """The frame rate itself.
+    """Returns the frame rate after checking it.
 
     Raises:
       ValueError: it is not a positive number.
@@ -101,7 +100,7 @@ def check_fps(fps: float) -> float:
 
 
 def resampled(num_frames: int, fps: float, frame_rate: float) -> Int64[np.ndarray, " m"]:
-    """Numbers of the frames that stand for the video at `frame_rate`, ascending; a frame repeats where fps is lower.
+    """Returns the numbers of the frames that represent the video at `frame_rate`, ascending. Frames repeat if fps is lower.
 
     Source: TSP, released extraction code.
     """
@@ -119,7 +118,7 @@ def _every_step(count: int, step: float) -> Int64[np.ndarray, " count"]:
 def _read_windows(
     timeline: Timeline, start_sec: np.ndarray, end_sec: np.ndarray
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """First and past-the-last frame that torchvision's read_video gives for each interval of seconds, its end included."""
+    """The first and past-the-last frame that torchvision's read_video gives for each interval of seconds, end included."""
     units_per_sec = float(1 / timeline.time_base)
     start = np.floor(start_sec * units_per_sec).astype(np.int64)
     end = np.ceil(end_sec * units_per_sec).astype(np.int64)

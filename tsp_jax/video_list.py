@@ -1,4 +1,4 @@
-"""The videos to work on: those of a folder, one file, or those of a metadata CSV, each with its name or its fault."""
+"""The list of videos to work on: those in a folder, one file, or those in a metadata CSV, each with its name or its fault."""
 
 import dataclasses
 import os
@@ -24,9 +24,9 @@ class Video:
     Attributes:
       name: the file's name up to its first dot; the key of its features.
       path: the file.
-      fps: frames a second by the metadata; None where the file itself is to tell.
-      num_frames: the same for its frames.
-      fault: why it can't be used; empty when nothing is known against it.
+      fps: frames per second according to the metadata; None if the file itself decides.
+      num_frames: number of frames according to the metadata; None if the file itself decides.
+      fault: the reason why the video can't be used; empty if none is known.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Video:
 
 
 def list_videos(root: str | Path, metadata_csv: str | Path | None = None) -> list[Video]:
-    """The videos below a folder (sorted by path), or the one file, or those that a metadata CSV lists, in its order.
+    """Returns the videos below a folder (sorted by path), the one file, or the videos that a metadata CSV lists, in its order.
 
     Links to files count; links to folders are not followed.
 
@@ -66,7 +66,7 @@ def list_videos(root: str | Path, metadata_csv: str | Path | None = None) -> lis
 
 
 def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
-    """The videos of one shard of several, contiguous and nearly equal in number.
+    """Returns the videos of one shard of several. Shards are contiguous and nearly equal in size.
 
     Raises:
       ValueError: shard_id is not in [0, num_shards).
@@ -79,7 +79,7 @@ def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
 
 
 def video_name(path: Path) -> str:
-    """The file's name up to its first dot, as the original names features."""
+    """Returns the file's name up to its first dot, as the original names features."""
     return path.name.split(".")[0]
 
 
@@ -130,7 +130,7 @@ def _refuse_names(videos: list[Video]) -> list[Video]:
 
 
 def _name_fault(name: str, paths: list[Path]) -> str:
-    """Why features can't have this name, which the files share; empty when they can."""
+    """Returns the reason why features can't have this name, which the files share; empty if they can."""
     if not name:
         return "the file's name begins with a dot, which leaves no name for its features"
     if name != name.encode(errors="replace").decode():

@@ -249,7 +249,7 @@ def make_step(
     def step(
         variables: Sequence[functional.Variables],
         previous: Float32[Array, "s h w 3"],
-        tapped: UInt8[Array, "s 2*h 2*w 3"],
+        tapped: UInt8[Array, "s th tw 3"],
         row_weight: Float32[Array, "s h"],
         column_weight: Float32[Array, "s w"],
         index: Int32[Array, "b t"],

@@ -20,7 +20,7 @@ _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frame
 
 
 class Opened(NamedTuple):
-    """A video's clips are planned. A second one for the same job voids the clips since the first."""
+    """The clips of a video are planned. A second message for the same job voids the clips since the first."""
 
     job: int
     num_planned: int
@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A clip that decoded whole; `row` is its place among those planned."""
+    """A clip that decoded completely. `row` is its place among the planned clips."""
 
     job: int
     row: int
@@ -37,7 +37,7 @@ class Clip(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """A video has given all its clips; the reason, when some or all are missing, says why."""
+    """A video has given all its clips. `reason` says why clips are missing; it is empty if none are."""
 
     job: int
     reason: str
@@ -48,12 +48,12 @@ Message = Opened | Clip | Closed
 
 
 class ClipStream:
-    """The messages of all videos, interleaved; for each video Opened, its clips by row, Closed (or Closed alone).
+    """The messages of all videos, interleaved. Each video gives Opened, its clips by row, then Closed; or Closed alone.
 
     A context manager: leaving it ends the threads, wherever they are.
 
     Attributes:
-      laps: of each thread.
+      laps: the timer of each decoding thread.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ClipStream:
             self._put(error)
 
     def _put(self, message: Message | Exception) -> bool:
-        """Whether the message was taken before the stop."""
+        """Puts the message into the queue. Returns False if the stream was stopped first."""
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
                 self._messages.put(message, timeout=0.1)
@@ -125,7 +125,7 @@ def read_video(
     own: timing.Laps,
     preprocessing: transforms.Preprocessing = transforms.KINETICS,
 ) -> Generator[Message, None, None]:
-    """The messages of one video; whatever is wrong with it ends in the reason of its Closed. Time is counted in `own`."""
+    """Yields the messages of one video. Any error becomes the reason of its Closed. `own` is the thread's timer."""
     try:
         if item.fault:
             raise scanning.VideoError(item.fault)
@@ -181,7 +181,7 @@ def _assemble(
     own: timing.Laps,
     preprocessing: transforms.Preprocessing,
 ) -> Iterator[tuple[int, tuple[transforms.TappedFrame, ...]]]:
-    """Each clip once its last frame is there; frames are kept while a clip to come needs them."""
+    """Yields each clip as soon as its last frame is there. Frames are kept while a later clip needs them."""
     waiting = collections.deque(rows.tolist())
     oldest_to_come = np.minimum.accumulate(plan[::-1, 0] % _NEVER)[::-1]  # -1, for clips that lack frames, is never
     kept: dict[int, transforms.TappedFrame] = {}
@@ -220,7 +220,7 @@ def _reason(
     geometry: clips.ClipGeometry,
     damage: str,
 ) -> str:
-    """Why a video gave fewer clips than its length promises; empty when it gave them all and was not damaged."""
+    """Returns the reason why a video gave fewer clips than its length promises; empty if it is whole and undamaged."""
     if not len(plan):
         seconds = geometry.clip_len / geometry.frame_rate
         return f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {seconds:.3f} s"

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Iterable
 
-# The main thread's, and whose slowness each of them shows.
+# Activities of the main thread.
 WAIT_FOR_CLIPS, WAIT_FOR_RESULTS, DISPATCH, COMPILE = "wait for clips", "wait for results", "dispatch", "compile"
 PACK, TRANSFER, WRITE, OTHER = "pack", "transfer", "write", "other"
-# A decoding thread's.
+# Activities of a decoding thread.
 SCAN, DECODE, CONVERT, TAPS, ASSEMBLE = "scan", "decode", "convert", "taps", "assemble"
 WAIT_FOR_ROOM, IDLE = "wait for room", "idle"
 
@@ -20,12 +20,10 @@ _BOUND_BY = {
 
 
 class Laps:
-    """A thread's time, cut where something ends: each moment counts for what ends next, so the seconds add up to all of it.
-
-    Cutting takes 0.2 µs.
+    """The time of one thread by activity. Each moment counts for the activity that ends next, so the sum is the whole time.
 
     Attributes:
-      seconds: by what was done.
+      seconds: the thread's seconds by activity.
     """
 
     def __init__(self):
@@ -33,14 +31,14 @@ class Laps:
         self._since = time.perf_counter()
 
     def end(self, what: str) -> None:
-        """What was done since the last cut was this."""
+        """Counts the time since the last call for this activity."""
         now = time.perf_counter()
         self.seconds[what] = self.seconds.get(what, 0.0) + now - self._since
         self._since = now
 
 
 def total(threads: Iterable[Laps]) -> dict[str, float]:
-    """The seconds of several threads together."""
+    """Returns the seconds of several threads by activity, summed."""
     seconds: dict[str, float] = {}
     for thread in threads:
         for what, spent in thread.seconds.items():
@@ -49,7 +47,7 @@ def total(threads: Iterable[Laps]) -> dict[str, float]:
 
 
 def bound_by(main: dict[str, float]) -> tuple[str, float]:
-    """What the main thread, where clips and results meet, spent most of its time on or waiting for, and the share of it.
+    """Returns what the main thread spent most of its time on or waiting for, and the share of its time.
 
     A run is bound by decoding when it waits for clips, by computing when it waits for the devices; else the main thread
     itself is what the others wait for.
@@ -60,7 +58,7 @@ def bound_by(main: dict[str, float]) -> tuple[str, float]:
 
 
 def stages(main: dict[str, float], threads: dict[str, float], devices_had_work_sec: float) -> dict[str, float]:
-    """The seconds of each stage of extraction, by its name, which run beside each other.
+    """Returns the seconds of each stage of extraction by its name. The stages run at the same time.
 
     `decode` (scanning and converting too) and `resize` are those of all decoding threads together; `compute` is the time in
     which the devices had work, `idle` the rest of the main thread's time, in which they had none.

@@ -1,4 +1,4 @@
-"""Which packets of an H.264 stream hold a frame that no other frame refers to, told by their headers alone."""
+"""Which packets of an H.264 stream hold a frame that no other frame refers to, according to their headers alone."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ _WITH_CHROMA_FORMAT = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 
 
 
 def length_bytes(extradata: bytes) -> int:
-    """How many bytes tell the length of each unit of a packet, where all frames are stored whole; 0 where that is not told.
+    """Returns the size in bytes of a packet's unit lengths, if all frames are stored whole; 0 if the headers don't show that.
 
     A frame that is stored as two fields may lie in two packets, of which one alone is of no use.
 

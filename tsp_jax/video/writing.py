@@ -21,7 +21,7 @@ _MAX_GAP_SEC = 600  # between two frames; a constant rate fills it
 
 
 def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
-    """Writes RGB frames of one even size as an H.264 mp4, whole or not at all; the number of frames.
+    """Writes RGB frames of one even size as an H.264 mp4, whole or not at all. Returns the number of frames.
 
     The same frames give the same bytes, whatever the machine's load.
 
@@ -45,7 +45,7 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
 
 
 def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23) -> tuple[int, str]:
-    """Writes a video at a constant rate as an H.264 mp4; the number of frames, and what ended it early, or nothing.
+    """Writes a video at a constant rate as an H.264 mp4. Returns the number of frames, and the error that ended it early or "".
 
     Frames are those that FFmpeg's filter `fps` chooses, on a grid that starts with the file (with its sound, where that comes
     first). The picture is turned upright by quarter turns, as the `ffmpeg` command does. Sound is left out. A damaged video
@@ -115,7 +115,7 @@ class _UntilDamage:
                 if error:
                     break
                 frame.pts, frame.time_base, last_sec = pts - start, time_base, frame_sec
-                frame.duration = frame.duration or max(1, round(spacing))  # tells for how long the last one is shown
+                frame.duration = frame.duration or max(1, round(spacing))  # how long the last frame is shown
                 count += 1
                 yield frame
             if error:
