@@ -158,7 +158,7 @@ def whole_command(folder: Path, options: argparse.Namespace) -> list[dict[str, A
     Raises:
       BenchmarkError: the command fails.
     """
-    videos, told = _videos(folder, options), []
+    videos, results = _videos(folder, options), []
     for backbone, dtype, stride in itertools.product(options.backbone, options.dtype, options.stride):
         flags = _flags(folder, backbone, videos, stride, dtype, options)
         seconds = []
@@ -168,14 +168,14 @@ def whole_command(folder: Path, options: argparse.Namespace) -> list[dict[str, A
                 _check(process.wait())
             seconds.append(time.perf_counter() - began)
         count = _count_clips(videos, stride, options.clip_len)
-        told.append({"backbone": backbone, "dtype": dtype, "stride": stride, "clips": count, "seconds": seconds[1:]})
-    return told
+        results.append({"backbone": backbone, "dtype": dtype, "stride": stride, "clips": count, "seconds": seconds[1:]})
+    return results
 
 
-def command_table(told: Sequence[dict[str, Any]]) -> str:
+def command_table(results: Sequence[dict[str, Any]]) -> str:
     """A row for each."""
     rows = ["| the whole command | clips | seconds | range | clips a second |", "| --- " * 5 + "|"]
-    for item in told:
+    for item in results:
         seconds = item["seconds"]
         middle = statistics.median(seconds)
         rows.append(
@@ -191,7 +191,7 @@ def startup(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       BenchmarkError: the process fails.
     """
-    told = []
+    results = []
     for backbone, dtype in itertools.product(options.backbone, options.dtype):
         spec = {"checkpoint": str(_checkpoint(folder, backbone)), "batch": options.batch, "clip_len": options.clip_len}
         with tempfile.TemporaryDirectory() as cache:
@@ -204,16 +204,16 @@ def startup(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                     printed = process.communicate()[0]
                     _check(process.returncode)
                 cache_is = "warm" if number else "empty"
-                told.append({"backbone": backbone, "dtype": dtype, "cache": cache_is, **json.loads(printed)})
-    return told
+                results.append({"backbone": backbone, "dtype": dtype, "cache": cache_is, **json.loads(printed)})
+    return results
 
 
-def startup_table(told: Sequence[dict[str, Any]]) -> str:
+def startup_table(results: Sequence[dict[str, Any]]) -> str:
     """A row for each, medians over the rounds."""
-    stages = [key for key in told[0] if key.endswith("_sec")]
+    stages = [key for key in results[0] if key.endswith("_sec")]
     names = " | ".join(key.removesuffix("_sec").replace("_", " ") for key in stages)
     rows = [f"| start, seconds | compilation cache | {names} | whole |", "| --- " * (len(stages) + 3) + "|"]
-    groups = itertools.groupby(told, lambda item: (f"{item['backbone']} {item['dtype']}", item["cache"]))
+    groups = itertools.groupby(results, lambda item: (f"{item['backbone']} {item['dtype']}", item["cache"]))
     for (name, cache), items in groups:
         found = list(items)
         medians = [statistics.median(item[stage] for item in found) for stage in stages]
@@ -228,7 +228,7 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       BenchmarkError: the command fails.
     """
-    told = []
+    results = []
     for backbone, hours in itertools.product(options.backbone, options.memory_hours):
         path = long_video(folder / f"long_{hours:g}h.mp4", hours)
         flags = _flags(folder, backbone, path, options.stride[0], options.dtype[0], options)
@@ -242,14 +242,16 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                 time.sleep(0.2 if len(samples) < 600 else 1)
                 bar.update(int(time.perf_counter() - began - bar.n))
             _check(process.returncode)
-        told.append({"backbone": backbone, "hours": hours, "file_bytes": path.stat().st_size, "peak": peak, "samples": samples})
-    return told
+        results.append(
+            {"backbone": backbone, "hours": hours, "file_bytes": path.stat().st_size, "peak": peak, "samples": samples}
+        )
+    return results
 
 
-def memory_table(told: Sequence[dict[str, Any]]) -> str:
+def memory_table(results: Sequence[dict[str, Any]]) -> str:
     """A row for each video: the peak, and the memory at quarters of the run."""
     rows = ["| 1080p video | seconds | peak, MB | at a quarter | at half | at three quarters |", "| --- " * 6 + "|"]
-    for item in told:
+    for item in results:
         rss = [value for _, value in item["samples"]]
         quarters = " | ".join(f"{rss[len(rss) * k // 4] / 1e6:.0f}" for k in (1, 2, 3))
         rows.append(
@@ -327,7 +329,7 @@ def _child(arguments: Sequence[str], stdout: Any = None, **environment: str) -> 
 
 def _check(status: int | None) -> None:
     if status:
-        raise alternate.BenchmarkError(f"a command ended with status {status}; what it said stands above")
+        raise alternate.BenchmarkError(f"a command ended with status {status}; its messages are above")
 
 
 def _status(pid: int) -> dict[str, int]:

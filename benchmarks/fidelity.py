@@ -1,7 +1,7 @@
 """Prints the table of docs/fidelity.md: our features beside the original's, a row for each backbone, stride and video.
 
 Needs the original's outputs: a folder with reference/features.npz, reference/make_checkpoint.py, reference/metadata.csv and
-videos/. The original ran on PyTorch; its checkpoints are written anew from their seed.
+videos/. The original ran on PyTorch; its checkpoints are written again from their seed.
 """
 
 import argparse

@@ -46,10 +46,10 @@ def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple
     """The folder of videos at 30 fps, their ground truth and their records, made where they are missing.
 
     Args:
-      folder: where they go.
+      folder: the folder to write to.
       source: a folder of videos, of which the first half counts as action; None for synthetic ones.
-      videos: how many of those.
-      height: of those, in 16:9; they are drawn as 320x240 and enlarged where it is not 240.
+      videos: the number of synthetic videos.
+      height: the synthetic videos' height in pixels, in 16:9. They are drawn as 320x240, and enlarged if it is not 240.
     """
     raw, standard, metadata_csv, truth = folder / "raw", folder / "videos", folder / "metadata.csv", folder / "train.csv"
     if source is None:
@@ -97,8 +97,8 @@ def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) 
 
     Args:
       path: the video, of a constant rate.
-      frame_numbers: of the clip.
-      fps: of the video.
+      frame_numbers: the numbers of the clip's frames.
+      fps: the video's frames a second.
       lean: convert these frames alone; else all up to the end of the clip's last fifteenth of a second, as the original does.
     """
     first, past = int(frame_numbers[0]), int(frame_numbers[-1]) + round(fps / records.FRAME_RATE)

@@ -37,9 +37,9 @@ def seek(
 
     Args:
       path: the video.
-      begin_sec: of the first frame, to a millisecond; decoding starts at the key frame before it.
-      end_sec: of the last one, likewise.
-      keep: of these, the ones to convert and give, by their seconds.
+      begin_sec: the first frame's time in seconds, to a millisecond. Decoding starts at the key frame before it.
+      end_sec: the last frame's time in seconds, to a millisecond.
+      keep: says by a frame's seconds whether to convert and return it.
     """
     import av
 

@@ -1,4 +1,4 @@
-"""What is the same for all sides: weights and batches drawn from a seed, and the optimizer's numbers."""
+"""Weights and batches drawn from a seed, and the optimizer's numbers, which are the same for all sides."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ def state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndar
     """A PyTorch state dict whose values keep activations near 1, none at its default: float64, counters int64.
 
     Args:
-      shapes: of the arrays by key, in the order in which they are drawn.
-      seed: of the draw.
+      shapes: the arrays' shapes by key, in the order in which they are drawn.
+      seed: the seed of every random draw.
     """
     random = np.random.RandomState(seed)
     values = {}

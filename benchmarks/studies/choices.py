@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(work: str, mode: str, names: Sequence[str], spec: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """As `alternate.measure` tells it: the product's own program, then the choices, round by round in changing order."""
+    """Returns measurements as `alternate.measure` does: the product's program and the choices, in changing order."""
     result: dict[str, Any] = {"work": work, "spec": spec, "clips": spec["batch"], "sides": {}, "left_out": {}}
     sides: dict[str, alternate.Side] = {}
     for name in tqdm.tqdm((alternate.OURS, *names), f"{work}: compile", disable=None):

@@ -29,12 +29,12 @@ class Machine(NamedTuple):
     """Devices of one kind; all but their number is assumed.
 
     Attributes:
-      devices: how many.
-      speed: of a device, as a share of an H200's: the ratio of memory bandwidths.
-      cores: of the host, for a device.
-      bus_mb_per_sec: from the host's memory to a device.
-      storage_mb_per_sec: from storage to a host, for a device.
-      reduce_mb_per_sec: of a ring over all devices, one way.
+      devices: the number of devices.
+      speed: a device's speed as a share of an H200's, which is the ratio of memory bandwidths.
+      cores: host cores for each device.
+      bus_mb_per_sec: rate from the host's memory to a device, MB/s.
+      storage_mb_per_sec: rate from storage to a host for each device, MB/s.
+      reduce_mb_per_sec: rate of a ring over all devices, one way, MB/s.
     """
 
     devices: int
