@@ -164,8 +164,8 @@ def of_features(options: argparse.Namespace) -> Page:
         else:
             fit_on, measured = both[::2], both[1::2]
             page.probe_split = (
-                "The videos of this page were split in two, by name: fitted on the first, third, fifth and so on, measured on "
-                "the others."
+                "The videos of this page were split in two by name: the probe is fitted on the first, third, fifth and so on, "
+                "and measured on the others."
             )
         for sample in samples:
             page.probes += _probe(page, sample, fit_on, measured)

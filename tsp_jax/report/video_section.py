@@ -131,23 +131,27 @@ def describe(
 
 
 def frames(path: Path) -> tuple[str, str]:
-    """Frames of a video along its time as a data URI, and what was wrong with it, or empty.
+    """Returns frames of a video, evenly spaced in time, as a data URI, and what is damaged in it (empty if nothing is).
 
     Raises:
-      VideoError: it can't be read.
+      VideoError: the video can't be read.
     """
     scanned = scanning.scan(path)
-    for _ in range(2):
-        count = len(scanned.timeline.pts)
-        chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
-        needed = np.zeros(count, bool)
-        needed[chosen] = True
-        reader = decoding.Reader(scanned, needed)
-        found = dict(reader)
-        if not reader.misdated:
-            break
-        scanned = scanning.rescan(scanned)
-    return figures.strip([found.get(number) for number in chosen.tolist()]), reader.damage
+    shown, reader = _read_frames(scanned)
+    if reader.misdated:
+        shown, reader = _read_frames(scanning.rescan(scanned))
+    return figures.strip(shown), reader.damage
+
+
+def _read_frames(scanned: scanning.Scan) -> tuple[list[np.ndarray | None], decoding.Reader]:
+    """Returns the frames in the middle of equal parts of a video, None for a lost one, and the reader that read them."""
+    count = len(scanned.timeline.pts)
+    chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
+    needed = np.zeros(count, bool)
+    needed[chosen] = True
+    reader = decoding.Reader(scanned, needed)
+    found = dict(reader)
+    return [found.get(number) for number in chosen.tolist()], reader
 
 
 def finite(found: features.VideoFeatures) -> Bool[np.ndarray, " n"]:
