@@ -100,7 +100,7 @@ def load_encoder(
     batch_size: int = 32,
     dtype: str = "float32",
 ) -> VideoEncoder:
-    """Returns an encoder that is ready for videos. Its settings are the flags of `python -m tsp_jax.extract`, with their defaults.
+    """Returns an encoder. Its settings are the flags of `python -m tsp_jax.extract`, with their defaults.
 
     Args:
       name_or_path: a released name, a checkpoint folder, a run's workdir or a `.pth` file.
