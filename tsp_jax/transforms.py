@@ -5,19 +5,52 @@ Every pixel of that crop is a blend of 2x2 source pixels, so a frame of any size
 shape serves all videos.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64, UInt8
 
-RESIZED = (128, 171)  # height, width
-CROP = (112, 112)
-TAPPED = (2 * CROP[0], 2 * CROP[1])
-MEAN = (0.43216, 0.394666, 0.37645)  # of Kinetics, RGB in [0, 1]
-STD = (0.22803, 0.22145, 0.216989)
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """The frames and pixels that a backbone reads.
+
+    Attributes:
+      frame_rate: the rate of a clip's frames, in frames per second.
+      clip_len: the number of frames in a clip.
+      resize: the height and width, in pixels, to which frames are resized.
+      crop: the height and width, in pixels, of the crop that the network reads.
+      mean: the mean of each RGB channel, which normalization subtracts; pixels are in [0, 1].
+      std: the standard deviation of each RGB channel, by which normalization divides.
+    """
+
+    frame_rate: float
+    clip_len: int
+    resize: tuple[int, int]
+    crop: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def tapped(self) -> tuple[int, int]:
+        """The rows and columns of `TappedFrame.pixels`: two for each row and column of the crop."""
+        return 2 * self.crop[0], 2 * self.crop[1]
+
+
+# Source: TSP, released transforms and flags; mean and standard deviation of Kinetics.
+KINETICS = Preprocessing(
+    frame_rate=15.0,
+    clip_len=16,
+    resize=(128, 171),
+    crop=(112, 112),
+    mean=(0.43216, 0.394666, 0.37645),
+    std=(0.22803, 0.22145, 0.216989),
+)
 
 
 class Taps(NamedTuple):
@@ -29,9 +62,9 @@ class Taps(NamedTuple):
       column_weight: share of the second column, in [0, 1).
     """
 
-    pixels: Int64[np.ndarray, "224 224"]
-    row_weight: Float32[np.ndarray, " 112"]
-    column_weight: Float32[np.ndarray, " 112"]
+    pixels: Int64[np.ndarray, "th tw"]
+    row_weight: Float32[np.ndarray, " h"]
+    column_weight: Float32[np.ndarray, " w"]
 
 
 class TappedFrame(NamedTuple):
@@ -44,34 +77,34 @@ class TappedFrame(NamedTuple):
     """
 
     number: int
-    pixels: UInt8[np.ndarray, "224 224 3"]
+    pixels: UInt8[np.ndarray, "th tw 3"]
     taps: Taps
 
 
 @functools.lru_cache(maxsize=64)
-def centre_taps(height: int, width: int) -> Taps:
-    """The taps of the central crop for frames of this size.
+def centre_taps(height: int, width: int, preprocessing: Preprocessing = KINETICS) -> Taps:
+    """Returns the taps of the central crop for frames of this size.
 
     Source: TSP, released transforms (Resize, CenterCrop); torch's upsample_bilinear2d with align_corners false.
     """
-    rows, row_weight = _axis_taps(height, RESIZED[0], CROP[0])
-    columns, column_weight = _axis_taps(width, RESIZED[1], CROP[1])
+    rows, row_weight = _axis_taps(height, preprocessing.resize[0], preprocessing.crop[0])
+    columns, column_weight = _axis_taps(width, preprocessing.resize[1], preprocessing.crop[1])
     return Taps(rows[:, None] * width + columns, row_weight, column_weight)
 
 
-def take_taps(frame: UInt8[np.ndarray, "h w 3"], taps: Taps) -> UInt8[np.ndarray, "224 224 3"]:
-    """The tapped pixels of an RGB frame."""
+def take_taps(frame: UInt8[np.ndarray, "h w 3"], taps: Taps) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns the tapped pixels of an RGB frame."""
     return frame.reshape(-1, 3).take(taps.pixels, axis=0)
 
 
-def resize(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "128 171 3"]:
-    """An RGB frame of any size at the size that records keep, rounded to the nearest value. On the host.
+def resize(frame: UInt8[np.ndarray, "h w 3"], size: tuple[int, int] = KINETICS.resize) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Returns an RGB frame resized to `size` (height, width), rounded to the nearest value. It runs on the host.
 
     Source: TSP, released transforms (Resize): bilinear, without antialiasing.
     """
-    (rows, row_weight), (columns, column_weight) = _resize_taps(*frame.shape[:2])
-    tall = frame.take(rows, axis=0).reshape(RESIZED[0], 2, -1).astype(np.float32)
-    tall = (tall[:, 0] + row_weight[:, None] * (tall[:, 1] - tall[:, 0])).reshape(RESIZED[0], -1, 3)
+    (rows, row_weight), (columns, column_weight) = _resize_taps(*frame.shape[:2], *size)
+    tall = frame.take(rows, axis=0).reshape(size[0], 2, -1).astype(np.float32)
+    tall = (tall[:, 0] + row_weight[:, None] * (tall[:, 1] - tall[:, 0])).reshape(size[0], -1, 3)
     left, right = tall.take(columns[::2], axis=1), tall.take(columns[1::2], axis=1)
     right -= left
     right *= column_weight[:, None]
@@ -80,56 +113,71 @@ def resize(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "128 171 3"]:
 
 
 def blend(
-    tapped: UInt8[Array, "n 224 224 3"], row_weight: Float[Array, "n 112"], column_weight: Float[Array, "n 112"]
-) -> Float32[Array, "n 112 112 3"]:
-    """Resized and cropped frames in [0, 1]. On the device."""
-    x = tapped.astype(jnp.float32).reshape(-1, CROP[0], 2, CROP[1], 2, 3) / 255
+    tapped: UInt8[Array | np.ndarray, "n th tw 3"],
+    row_weight: Float[Array | np.ndarray, "n h"],
+    column_weight: Float[Array | np.ndarray, "n w"],
+) -> Float32[Array, "n h w 3"]:
+    """Returns resized and cropped frames in [0, 1]. It runs on the device."""
+    height, width = row_weight.shape[1], column_weight.shape[1]
+    x = jnp.asarray(tapped).astype(jnp.float32).reshape(-1, height, 2, width, 2, 3) / 255
     row, column = row_weight[:, :, None, None, None], column_weight[:, None, :, None]
     x = x[:, :, 0] * (1 - row) + x[:, :, 1] * row
     return x[:, :, :, 0] * (1 - column) + x[:, :, :, 1] * column
 
 
 def window(
-    video: UInt8[Array, "b t 128 171 3"], crop: Int32[Array, "b 2"], flip: Bool[Array, " b"]
-) -> UInt8[Array, "b t 112 112 3"]:
-    """Clips mirrored where `flip` says so, then cut to the 112x112 window whose top and left `crop` gives. On the device."""
+    video: UInt8[Array | np.ndarray, "b t h w 3"],
+    crop: Int32[Array | np.ndarray, "b 2"],
+    flip: Bool[Array | np.ndarray, " b"],
+    size: tuple[int, int] = KINETICS.crop,
+) -> UInt8[Array, "b t h2 w2 3"]:
+    """Returns clips mirrored where `flip` is true, then cut to a window. It runs on the device.
 
-    def cut(
-        frames: UInt8[Array, "t 128 171 3"], at: Int32[Array, " 2"], mirrored: Bool[Array, ""]
-    ) -> UInt8[Array, "t 112 112 3"]:
-        # The window of the mirrored frame is that of the frame from the other side, mirrored.
-        left = jnp.where(mirrored, RESIZED[1] - CROP[1] - at[1], at[1])
+    Args:
+      video: whole frames.
+      crop: the top and left edge of each clip's window, in pixels of the mirrored frame.
+      flip: whether to mirror each clip.
+      size: the height and width of the window.
+    """
+
+    def cut(frames: UInt8[Array, "t h w 3"], at: Int32[Array, " 2"], mirrored: Bool[Array, ""]) -> UInt8[Array, "t h2 w2 3"]:
+        # A window of the mirrored frame is the opposite window of the frame, mirrored.
+        left = jnp.where(mirrored, frames.shape[2] - size[1] - at[1], at[1])
         zero = jnp.zeros((), at.dtype)
-        part = jax.lax.dynamic_slice(frames, (zero, at[0], left, zero), (frames.shape[0], *CROP, 3))
+        part = jax.lax.dynamic_slice(frames, (zero, at[0], left, zero), (frames.shape[0], *size, 3))
         return jnp.where(mirrored, part[:, :, ::-1], part)
 
-    return jax.vmap(cut)(video, crop, flip)
+    return jax.vmap(cut)(jnp.asarray(video), jnp.asarray(crop), jnp.asarray(flip))
 
 
 def augment(
-    video: UInt8[Array, "b t 128 171 3"],
-    crop: Int32[Array, "b 2"],
-    flip: Bool[Array, " b"],
-    dtype: jnp.dtype = jnp.float32,
-) -> Float[Array, "b t 112 112 3"]:
-    """Clips for the network: mirrored, cut to their windows, normalized. On the device.
+    video: UInt8[Array | np.ndarray, "b t h w 3"],
+    crop: Int32[Array | np.ndarray, "b 2"],
+    flip: Bool[Array | np.ndarray, " b"],
+    dtype: DTypeLike = jnp.float32,
+    preprocessing: Preprocessing = KINETICS,
+) -> Float[Array, "b t h2 w2 3"]:
+    """Returns clips for the network: mirrored, cut to their windows, and normalized. It runs on the device.
 
-    A window must lie within the frame, which is checked nowhere.
+    A window must lie within the frame; nothing checks this.
 
-    Source: TSP, released training transforms; flip and crop come first here, since they commute with what is done to each
-      value and move a quarter of the bytes.
+    Source: TSP, released training transforms. Here the flip and the crop come first: they commute with what is done to each
+      value, and then a quarter of the bytes is moved.
     """
-    return normalize(window(video, crop, flip).astype(dtype) / 255)
+    return normalize(window(video, crop, flip, preprocessing.crop).astype(dtype) / 255, preprocessing)
 
 
-def normalize(clips: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-    """RGB in [0, 1] to zero mean and unit variance over Kinetics. On the device."""
-    return (clips - jnp.asarray(MEAN, clips.dtype)) / jnp.asarray(STD, clips.dtype)
+def normalize(clips: Float[Array | np.ndarray, "*b 3"], preprocessing: Preprocessing = KINETICS) -> Float[Array, "*b 3"]:
+    """Returns RGB values of [0, 1] less the mean, divided by the standard deviation. It runs on the device."""
+    clips = jnp.asarray(clips)
+    return (clips - jnp.asarray(preprocessing.mean, clips.dtype)) / jnp.asarray(preprocessing.std, clips.dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _resize_taps(height: int, width: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    return _axis_taps(height, RESIZED[0], RESIZED[0]), _axis_taps(width, RESIZED[1], RESIZED[1])
+def _resize_taps(
+    height: int, width: int, new_height: int, new_width: int
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    return _axis_taps(height, new_height, new_height), _axis_taps(width, new_width, new_width)
 
 
 def _axis_taps(size: int, resized: int, cropped: int) -> tuple[Int64[np.ndarray, " m"], Float32[np.ndarray, " n"]]:
