@@ -4,7 +4,7 @@ Source: this project. The values were set on videos of other seeds, after a hand
 Command: python -m tsp_jax.train --config configs/synthetic_tsp.py --workdir runs/synthetic_tsp
 Result: 94.9 % action and 96.8 % temporal region on held-out clips, five a segment, mean of seeds 0, 1 and 2; a linear probe of
   its features for action against background: 97.3 % balanced accuracy on held-out videos, and 83.7 % with synthetic_tac.py.
-  Data, commands and spread: README, "Results".
+  Data, commands and spread: docs/results.md.
 """
 
 import ml_collections
