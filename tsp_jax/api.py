@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -159,7 +160,10 @@ def _features(item: features.VideoFeatures) -> Features:
     start_sec, clip_len_sec = clip_times.clip_times(item)
     found = item.attributes
     try:
-        selection: clips.FrameSelection = str(found.get("frame_selection"))  # type: ignore (checked there)
+        selection = str(found.get("frame_selection"))
+        if selection not in get_args(clips.FrameSelection):
+            raise ValueError(f"frame_selection is one of {get_args(clips.FrameSelection)}; got {selection!r}")
+        selection = cast(clips.FrameSelection, selection)
         geometry = clips.ClipGeometry(int(found["clip_len"]), float(found["frame_rate"]), int(found["stride"]), selection)
     except ValueError as error:
         raise features.FeatureFileError(f"video {item.name!r}: {error}; extract it again") from error
