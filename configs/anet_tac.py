@@ -1,4 +1,4 @@
-"""TAC on ActivityNet v1.3: the action alone, the baseline of TSP. Clips of background pass the network without a loss.
+"""TAC on ActivityNet v1.3: trains on the action alone, as TSP's baseline. Background clips add no loss.
 
 Source: Alwassel et al. 2021, table 1, and the released script of TAC on ActivityNet; the other backbones' learning rates are
 in the names of the released models.
@@ -13,7 +13,7 @@ from tsp_jax import config
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe. `downscale` divides the batch and the learning rates, for a small memory."""
+    """Returns the recipe. `downscale` divides the batch size and the learning rates, for a small memory."""
     page = config.page_arguments(arguments, backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"), downscale=(1, 2, 4))
     rates = {"r2plus1d_34": (1e-4, 2e-3), "r2plus1d_18": (1e-4, 4e-3), "r3d_18": (1e-3, 1e-2)}
     backbone_lr, fc_lr = rates[page.backbone]

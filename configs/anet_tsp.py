@@ -1,4 +1,4 @@
-"""TSP on ActivityNet v1.3: action and temporal region, with the video's global feature.
+"""TSP on ActivityNet v1.3: trains on action and temporal region, with the video's global feature.
 
 Source: Alwassel et al. 2021, table 1, and the released script of TSP on ActivityNet; the ablations' learning rates are in the
 names of the released models.
@@ -13,7 +13,7 @@ from tsp_jax import config
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe. `downscale` divides the batch and the learning rates, for a small memory."""
+    """Returns the recipe. `downscale` divides the batch size and the learning rates, for a small memory."""
     page = config.page_arguments(
         arguments,
         backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"),

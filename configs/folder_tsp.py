@@ -1,6 +1,6 @@
-"""TSP on a folder of videos of your own: action and temporal region, with the video's global feature.
+"""TSP on a folder of your own videos: trains on action and temporal region, with the video's global feature.
 
-Source: the values of THUMOS14's recipe (Alwassel et al. 2021), whose data set is small; set `optim` for yours.
+Source: the values of THUMOS14's recipe (Alwassel et al. 2021), whose data set is small. Set `optim` for your data set.
 Command: python -m tsp_jax.train --config configs/folder_tsp.py:classes=7 --workdir runs/folder_tsp
 Arguments: configs/folder_tsp.py:classes=7,backbone=r3d_18,gvf=none,downscale=2
 Result: not yet run.
@@ -12,7 +12,7 @@ from tsp_jax import config
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe. `classes` are the labels in action_label_mapping.json; `downscale` is for a small memory."""
+    """Returns the recipe. `classes` is the number of labels in action_label_mapping.json; `downscale` is for a small memory."""
     page = config.page_arguments(
         arguments,
         classes=range(1, 10_001),

@@ -1,9 +1,9 @@
-"""TAC on the synthetic videos of `data_builders.synthetic`: the action alone, from random weights, on two cores.
+"""TAC on the synthetic videos of `data_builders.synthetic`: trains on the action alone, from random weights, on two cores.
 
-Source: this project; all but the labels is as in synthetic_tsp.py, for which the values were set.
+Source: this project. Everything but the labels is as in synthetic_tsp.py, for which the values were chosen.
 Command: python -m tsp_jax.train --config configs/synthetic_tac.py --workdir runs/synthetic_tac
-Result: 89.6 % action on held-out clips, five a segment, mean of seeds 0, 1 and 2; a linear probe of its features for action
-  against background: 83.7 % balanced accuracy on held-out videos. Data, commands and spread: docs/results.md.
+Result: 89.6 % accuracy of the action on held-out clips, five per segment, as a mean of seeds 0, 1 and 2. A linear probe on its
+  features separates action from background with 83.7 % balanced accuracy on held-out videos. Data, commands and spread: docs/results.md.
 """
 
 import ml_collections
@@ -12,7 +12,7 @@ from tsp_jax import config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The recipe."""
+    """Returns the recipe."""
     return config.recipe(
         model={"backbone": "r3d_tiny", "labels": ("action",), "label_counts": (6,)},
         data={

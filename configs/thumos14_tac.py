@@ -1,4 +1,4 @@
-"""TAC on THUMOS14: the action alone, the baseline of TSP. Clips of background pass the network without a loss.
+"""TAC on THUMOS14: trains on the action alone, as TSP's baseline. Background clips add no loss.
 
 Source: Alwassel et al. 2021 and the released script of TAC on THUMOS14, which trains on the validation videos and validates
 on the test ones.
@@ -13,7 +13,7 @@ from tsp_jax import config
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
-    """The recipe. `downscale` divides the batch and the learning rates, for a small memory."""
+    """Returns the recipe. `downscale` divides the batch size and the learning rates, for a small memory."""
     page = config.page_arguments(arguments, backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"), downscale=(1, 2, 4))
     return config.recipe(
         model={"backbone": page.backbone, "labels": ("action",), "label_counts": (20,)},

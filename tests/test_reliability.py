@@ -1,4 +1,4 @@
-"""Tests of the page of promises: each names tests that are there."""
+"""Tests that the promises in docs/reliability.md name tests that exist."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_test_that_the_page_names_is_there():
+def test_every_test_that_the_page_names_exists():
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
     assert len(named) > 30
     missing = [
