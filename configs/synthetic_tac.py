@@ -3,7 +3,8 @@
 Source: this project. Everything but the labels is as in synthetic_tsp.py, for which the values were chosen.
 Command: python -m tsp_jax.train --config configs/synthetic_tac.py --workdir runs/synthetic_tac
 Result: 89.6 % accuracy of the action on held-out clips, five per segment, as a mean of seeds 0, 1 and 2. A linear probe on its
-  features separates action from background with 83.7 % balanced accuracy on held-out videos. Data, commands and spread: docs/results.md.
+  features separates action from background with 83.7 % balanced accuracy on held-out videos.
+  Data, commands and spread: docs/results.md.
 """
 
 import ml_collections
