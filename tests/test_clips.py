@@ -234,6 +234,7 @@ def test_frame_rate_that_is_no_positive_number_is_refused(fps: float) -> None:
         ({"frame_selection": "exact"}, "frame_selection is one of"),
     ],
 )
+@pytest.mark.wrong_arguments
 def test_impossible_geometry_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         clips.ClipGeometry(**arguments)

@@ -60,6 +60,7 @@ def test_encoding_takes_views_and_decoding_fills_a_row_of_a_batch():
 
 @pytest.mark.parametrize("codec", ["jpeg", "lossless"])
 @pytest.mark.parametrize("damage", ["empty", "text", "half", "cut", "other_size", "larger"])
+@pytest.mark.wrong_arguments
 def test_bytes_that_are_no_frame_are_refused(codec: records.Codec, damage: str):
     data = records.encode_frame(smooth(), codec)
     bad = {
@@ -245,6 +246,7 @@ MISFITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("part", [*MISFITS, "segment of a record", "starts"])
+@pytest.mark.wrong_arguments
 def test_parts_that_do_not_fit_are_refused(part: str, tmp_path: Path):
     index, _ = make_index()
     change = (
