@@ -56,8 +56,6 @@ rows = found.array - found.array.mean(axis=0)
 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 similarity = rows @ rows.T
 boundary = int(np.argmin(np.diag(similarity, 2))) + 1 if len(rows) > 2 else 0
-print(
-    f"the largest change is about {found.start_sec[boundary] + found.clip_len_sec / 2:.2f} s; similarity around it:"
-)
+print(f"the largest change is about {found.start_sec[boundary] + found.clip_len_sec / 2:.2f} s; similarity around it:")
 around = slice(max(boundary - 3, 0), boundary + 4)
 print(np.array2string(similarity[around, around], precision=2, suppress_small=True))
