@@ -33,6 +33,7 @@ def damage(path: Path, place: float) -> bytes:
     return before
 
 
+@pytest.mark.slow
 @LEAVES_READS
 def test_damaged_arrays_are_refused_wherever_the_damage_is(saved: Path) -> None:
     largest = max(saved.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
@@ -45,18 +46,19 @@ def test_damaged_arrays_are_refused_wherever_the_damage_is(saved: Path) -> None:
     gc.collect()  # theirs are raised here, not in a later test
 
 
-@pytest.mark.parametrize("page", ["", "[" * 50_000, "null", "{}", '{"format_version": [1]}', "\udcff"])
-def test_page_of_something_else_is_refused_by_name(page: str, saved: Path) -> None:
+@pytest.mark.parametrize("text", ["", "[" * 50_000, "null", "{}", '{"format_version": [1]}', "\udcff"])
+def test_metadata_of_something_else_are_refused_by_name(text: str, saved: Path) -> None:
     path = saved / "about" / "metadata"
     before = path.read_bytes()
-    path.write_bytes(page.encode(errors="surrogateescape"))
+    path.write_bytes(text.encode(errors="surrogateescape"))
     try:
-        with pytest.raises(ValueError, match=r"about/metadata: not a page of a tsp_jax checkpoint"):
+        with pytest.raises(ValueError, match=r"about/metadata: not the metadata of a tsp_jax checkpoint"):
             checkpoints.load(saved)
     finally:
         path.write_bytes(before)
 
 
+@pytest.mark.slow
 @LEAVES_READS
 def test_damage_anywhere_in_a_runs_state_is_refused_or_does_no_harm(tmp_path: Path) -> None:
     state = {"a": jax.random.normal(jax.random.key(0), (5000,)), "step": jax.numpy.int32(3)}

@@ -36,6 +36,7 @@ def recipe(name: str, arguments: str | None = None) -> config.Recipe:
     return config.read(page(name, arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
