@@ -139,11 +139,11 @@ def plain_features(checkpoint: Path, path: Path, stride: int, frames: int) -> np
         rgb = np.stack([decoded[pts].reformat(**colours).to_ndarray() for pts in sorted(decoded)])
     pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
     small = torch.nn.functional.interpolate(pixels, (128, 171), mode="bilinear", align_corners=False)[:, :, 8:120, 30:142]
-    normal = (small.permute(0, 2, 3, 1).numpy() - np.float32(transforms.MEAN)) / np.float32(transforms.STD)
+    normal = (small.permute(0, 2, 3, 1).numpy() - np.float32(transforms.KINETICS.mean)) / np.float32(transforms.KINETICS.std)
     starts = range(0, (frames + 1) // 2 - 16 + 1, stride)
     taken = np.stack([normal[2 * start : 2 * start + 32 : 2] for start in starts])
     held = checkpoints.load(checkpoint)
-    return np.asarray(functional.encode(held.config, held.variables, jnp.asarray(taken)))
+    return np.asarray(tsp.encode(held.config, held.variables, jnp.asarray(taken)))
 
 
 @pytest.mark.torch
@@ -400,7 +400,7 @@ def test_extraction_runs_where_torch_is_not_installed(six_videos: Path, checkpoi
 
 def test_stride_1_decodes_and_sends_each_frame_once(tmp_path: Path, checkpoint: Path):
     path = media.write(tmp_path / "v.mp4", frames=90)
-    model = batches.Encoder(checkpoints.load(checkpoint), clip_len=4, stride=1, batch_size=8)
+    model = batches.Batcher(checkpoints.load(checkpoint), clip_len=4, stride=1, batch_size=8)
     geometry = clips.ClipGeometry(clip_len=4, stride=1)
     with clip_stream.ClipStream([video_list.Video("v", path)], geometry, "pyav", workers=1) as stream:
         messages = list(stream)
@@ -419,7 +419,7 @@ def test_stride_1_decodes_and_sends_each_frame_once(tmp_path: Path, checkpoint: 
 def test_a_clips_features_do_not_depend_on_its_company(six_videos: Path, checkpoint: Path, tmp_path: Path):
     outputs = []
     for order in [1, -1]:
-        model = batches.Encoder(checkpoints.load(checkpoint), clip_len=2, stride=8, batch_size=4)
+        model = batches.Batcher(checkpoints.load(checkpoint), clip_len=2, stride=8, batch_size=4)
         videos = video_list.list_videos(six_videos)[::order]
         found = {}
         with clip_stream.ClipStream(videos, clips.ClipGeometry(2, stride=8), "pyav", workers=2) as stream:
@@ -437,15 +437,15 @@ def test_a_batchs_memory_is_not_written_while_a_device_reads_it(checkpoint: Path
     """Batches are sent faster than they are computed, and a CPU reads them in place."""
     draw, held, results = np.random.default_rng(0), checkpoints.load(checkpoint), {}
     taps = transforms.centre_taps(64, 96)
-    pictures = draw.integers(0, 256, (24, 2, *transforms.TAPPED, 3), np.uint8)
-    model = batches.Encoder(held, clip_len=2, stride=8, batch_size=2)
+    pictures = draw.integers(0, 256, (24, 2, *transforms.KINETICS.tapped, 3), np.uint8)
+    model = batches.Batcher(held, clip_len=2, stride=8, batch_size=2)
     for i, pair in enumerate(pictures):
         results |= dict(model.add(i, i, [transforms.TappedFrame(j, pixels, taps) for j, pixels in enumerate(pair)]))
     results |= dict(model.flush())
     assert model.batches == 12
     weights = [np.tile(weight, (48, 1)) for weight in (taps.row_weight, taps.column_weight)]
     frames = transforms.normalize(transforms.blend(jnp.asarray(pictures.reshape(-1, *pictures.shape[2:])), *weights))
-    expected = np.asarray(functional.encode(held.config, held.variables, frames.reshape(24, 2, *frames.shape[1:])))
+    expected = np.asarray(tsp.encode(held.config, held.variables, frames.reshape(24, 2, *frames.shape[1:])))
     np.testing.assert_allclose(np.stack([results[i] for i in range(24)]), expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -482,8 +482,8 @@ def test_a_program_compiled_before_is_not_compiled_again(checkpoint: Path, tmp_p
         compiled.keep_programs()
         held = checkpoints.load(sys.argv[1])
         began = time.perf_counter()
-        model = encoder.Encoder(held, clip_len=2, stride=8, batch_size=4)
-        taps, pixels = transforms.centre_taps(64, 96), np.zeros((*transforms.TAPPED, 3), np.uint8)
+        model = encoder.Batcher(held, clip_len=2, stride=8, batch_size=4)
+        taps, pixels = transforms.centre_taps(64, 96), np.zeros((*transforms.KINETICS.tapped, 3), np.uint8)
         for clip in range(5):
             model.add(clip, clip, [transforms.TappedFrame(frame, pixels, taps) for frame in range(2)])
         print(model.batches, time.perf_counter() - began)
@@ -520,8 +520,8 @@ import numpy as np
 from tsp_jax import checkpoints, transforms
 from tsp_jax.extraction import batches
 held, taps = checkpoints.load(sys.argv[1]), transforms.centre_taps(64, 96)
-model = encoder.Encoder(held, clip_len=2, stride=2, batch_size=12)
-pixels = np.random.default_rng(0).integers(0, 256, (40, *transforms.TAPPED, 3), np.uint8)
+model = encoder.Batcher(held, clip_len=2, stride=2, batch_size=12)
+pixels = np.random.default_rng(0).integers(0, 256, (40, *transforms.KINETICS.tapped, 3), np.uint8)
 found = []
 for row in range(20):
     frames = [transforms.TappedFrame(number, pixels[number], taps) for number in (2 * row, 2 * row + 1)]

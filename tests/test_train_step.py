@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import train_child
-from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
 from tsp_jax.training import optim, train_step
 
@@ -44,7 +44,7 @@ def x64() -> Iterator[None]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backbones `train_…`."""
     for name, maker in train_child.small_backbones().items():
-        monkeypatch.setitem(video_resnet.BACKBONES, name, maker)
+        monkeypatch.setitem(backbones.BACKBONES, name, maker)
 
 
 @pytest.mark.torch
@@ -166,7 +166,7 @@ def test_evaluation_counts_the_labelled_rows_alone(x64: None, small: None) -> No
     padded = {key: np.concatenate([rows, np.full_like(rows[:2], -1)]) for key, rows in batch.items()}
     step = train_step.make_eval_step(config, heads=train_child.HEADS, dtype=jnp.float64, prepare=train_child.clips_of)
     counts = step.lower(variables, padded).compile(train_child.QUICK)(variables, padded)
-    evaluate = jax.jit(functional.evaluate, static_argnums=0, compiler_options=train_child.QUICK)
+    evaluate = jax.jit(tsp.evaluate, static_argnums=0, compiler_options=train_child.QUICK)
     _, logits = evaluate(config, variables, batch["clips"], batch["gvf"])
     for head, (label, x) in enumerate(zip(train_child.HEADS, logits, strict=True)):
         rows, labels = batch[label] >= 0, batch[label]
@@ -236,8 +236,8 @@ def test_devices_exchange_sums_and_statistics_and_no_clips() -> None:
 import json, re
 import jax, train_child
 from tsp_jax.system import sharding
-from tsp_jax.models import functional, tsp, video_resnet
-video_resnet.BACKBONES.update(train_child.small_backbones())
+from tsp_jax.models import backbones, functional, tsp
+backbones.BACKBONES.update(train_child.small_backbones())
 mesh, config = sharding.make_mesh(), tsp.ModelConfig("train_r3d_18", (7, 2), True)
 with jax.enable_x64(True):
     batch = sharding.make_global(train_child.make_batch(0, 8), mesh)

@@ -9,6 +9,7 @@ import pytest
 
 from tsp_jax import transforms
 
+MEAN, STD = transforms.KINETICS.mean, transforms.KINETICS.std
 COMMON_SIZES = [
     (128, 171), (180, 320), (240, 320), (256, 342), (288, 352), (271, 481), (360, 640),
     (480, 640), (480, 853), (480, 854), (540, 960), (720, 1280), (1080, 1920), (1920, 1080),
@@ -63,7 +64,7 @@ def test_crop_is_that_of_torch(height: int, width: int) -> None:
     atol = tolerance(height, width)
     np.testing.assert_allclose(ours, expected.permute(1, 2, 0).numpy(), rtol=0, atol=atol)
 
-    mean, std = (torch.tensor(values)[:, None, None] for values in (transforms.MEAN, transforms.STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     normalized = ((expected - mean) / std).permute(1, 2, 0).numpy()
     # A standard deviation of 0.22 enlarges the difference 4.6 times.
     np.testing.assert_allclose(transforms.normalize(jnp.asarray(ours)), normalized, rtol=0, atol=5 * atol)
@@ -120,7 +121,7 @@ def test_constant_frame_stays_constant() -> None:
 
 
 def test_normalize_gives_zero_mean_and_unit_variance() -> None:
-    mean, std = np.asarray(transforms.MEAN, np.float32), np.asarray(transforms.STD, np.float32)
+    mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
     pixels = jnp.stack([jnp.asarray(mean), jnp.asarray(mean + std), jnp.zeros(3)])
     expected = np.stack([np.zeros(3), np.ones(3), -mean / std])
     np.testing.assert_allclose(transforms.normalize(pixels), expected, rtol=0, atol=1e-6)
@@ -182,7 +183,7 @@ def test_augmented_clips_are_those_of_the_originals_order() -> None:
     for clip, (top, left), mirrored, ours in zip(video, crop, flip, found, strict=True):
         theirs = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
         theirs = theirs.flip(-1) if mirrored else theirs
-        mean, std = (torch.tensor(x)[:, None, None] for x in (transforms.MEAN, transforms.STD))
+        mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
         theirs = ((theirs - mean) / std)[..., top : top + 112, left : left + 112]
         # The compiler may multiply by a reciprocal: one rounding of values up to 2.7.
         np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=5e-7)
@@ -192,4 +193,4 @@ def test_augment_normalizes_in_float64_where_asked() -> None:
     with jax.enable_x64(True):
         video, crop = np.full((1, 1, 128, 171, 3), 7, np.uint8), np.zeros((1, 2), np.int32)
         found = transforms.augment(video, crop, np.array([False]), jnp.float64)
-        np.testing.assert_allclose(found[0, 0, 0, 0], (7 / 255 - np.array(transforms.MEAN)) / transforms.STD, rtol=1e-14)
+        np.testing.assert_allclose(found[0, 0, 0, 0], (7 / 255 - np.array(MEAN)) / STD, rtol=1e-14)

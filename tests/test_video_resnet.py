@@ -1,5 +1,6 @@
 """Tests of the encoders: layer by layer, block by block and whole against PyTorch's, in float64 where it decides."""
 
+import dataclasses
 import functools
 import importlib
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tsp_jax.models import convolution, functional, tsp, video_resnet
+from tsp_jax.models import backbones, convolution, functional, tsp, video_resnet
 from tsp_jax.system import trees
 
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
@@ -43,9 +44,9 @@ def x64() -> Iterator[None]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The three families at a size that float64 can afford, as backbones `small_…`."""
     for name in FAMILIES:
-        maker = video_resnet.BACKBONES[name]
-        smaller = functools.partial(video_resnet.VideoResNet, maker.args[0], **{**maker.keywords, **SMALL})
-        monkeypatch.setitem(video_resnet.BACKBONES, f"small_{name}", smaller)
+        spec = backbones.BACKBONES[name]
+        smaller = dataclasses.replace(spec, build=functools.partial(spec.build, **SMALL), width=12)
+        monkeypatch.setitem(backbones.BACKBONES, f"small_{name}", smaller)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,12 @@ def test_networks_are_as_large_as_the_released_ones(backbone: str, parameters: i
         assert len(trees.flatten(functional.shapes(tsp.ModelConfig(backbone, label_counts)))) == count
 
 
-@pytest.mark.parametrize("name", video_resnet.BACKBONES)
+@pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_features_are_as_wide_as_the_backbone_says(name: str) -> None:
     config = tsp.ModelConfig(name, (7, 2), True)
     clips = jax.ShapeDtypeStruct((2, 16, 112, 112, 3), jnp.float32)
-    found = jax.eval_shape(functools.partial(functional.encode, config), functional.shapes(config), clips)
-    width = video_resnet.feature_size(name)
+    found = jax.eval_shape(functools.partial(tsp.encode, config), functional.shapes(config), clips)
+    width = backbones.BACKBONES[name].width
     assert found.shape == (2, width) and config.head_inputs == (width, 2 * width)
     assert width == (128 if name == "r3d_tiny" else 512)
 
@@ -198,7 +199,7 @@ def test_block_is_that_of_torch(reference: ModuleType, x64: None, small: None, f
     net = reference.build(family, **SMALL).double()
     reference.randomize(net, 0)
     theirs = net.features.get_submodule(path).train(train)
-    ours = nnx.eval_shape(lambda: video_resnet.BACKBONES[f"small_{family}"](rngs=nnx.Rngs(0)))
+    ours = nnx.eval_shape(lambda: tsp.ModelConfig(f"small_{family}").build(nnx.Rngs(0)).features)
     for name in path.split("."):
         ours = getattr(ours, name)
     assert getattr(ours, "reshapes", None) == {"layer1.0": False, "layer2.0": True}.get(path)
@@ -218,7 +219,7 @@ def test_small_network_is_that_of_torch(reference: ModuleType, x64: None, small:
     reference.randomize(net, 0)
     clips, gvf = small_batch()
     features, logits = net(reference.torch.tensor(clips), reference.torch.tensor(gvf))
-    evaluate = quick_jit(functional.evaluate, static_argnums=0)
+    evaluate = quick_jit(tsp.evaluate, static_argnums=0)
     config, variables = tsp.ModelConfig(f"small_{family}", (7, 2), True), reference.to_variables(net, np.float64)
     found = evaluate(config, variables, clips.transpose(0, 2, 3, 4, 1), gvf)
     expected = features.detach().numpy(), tuple(x.detach().numpy() for x in logits)
@@ -237,7 +238,7 @@ def test_small_network_trains_as_that_of_torch(reference: ModuleType, x64: None,
     (features.sum() + sum((x**2).sum() for x in logits)).backward()
 
     def loss(params: Any, clips: jax.Array, batch_stats: Any) -> tuple[jax.Array, Any]:
-        outputs = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips, jnp.asarray(gvf))
+        outputs = tsp.train(config, {"params": params, "batch_stats": batch_stats}, clips, jnp.asarray(gvf))
         features, logits, _ = outputs
         return features.sum() + sum((x**2).sum() for x in logits), outputs
 
@@ -264,7 +265,7 @@ def test_real_network_is_that_of_torch(reference: ModuleType, backbone: str) -> 
     clips = np.random.RandomState(1).standard_normal((1, 3, 16, 112, 112)).astype(np.float32)
     with reference.torch.no_grad():
         expected, _ = net(reference.torch.tensor(clips))
-    encode = jax.jit(functional.encode, static_argnums=0)
+    encode = jax.jit(tsp.encode, static_argnums=0)
     found = encode(tsp.ModelConfig(backbone), reference.to_variables(net), clips.transpose(0, 2, 3, 4, 1))
     # Seen over three seeds: 1.2e-7 to 2.1e-7, as far as either is from float64. The mean over 98 places in time and space
     # evens out what a layer rounds.
@@ -280,7 +281,7 @@ def test_real_network_trains_as_that_of_torch(reference: ModuleType) -> None:
     clips = np.random.RandomState(1).standard_normal((2, 3, 8, 56, 56)).astype(np.float32)
     with reference.torch.no_grad():
         expected, _ = net(reference.torch.tensor(clips))
-    train = jax.jit(functional.train, static_argnums=0)
+    train = jax.jit(tsp.train, static_argnums=0)
     found, _, batch_stats = train(tsp.ModelConfig("r3d_18"), variables, clips.transpose(0, 2, 3, 4, 1))
     # Seen: 2.1e-6 and 3.1e-7. Each layer divides by a deviation that is itself rounded, the last by one of 32 values.
     reference.assert_close(found, expected.numpy(), 2e-5)
@@ -292,7 +293,7 @@ def test_bfloat16_clips_leave_parameters_and_statistics_in_float32(small: None, 
     config = tsp.ModelConfig(f"small_{family}", (7,))
 
     def loss(params: Any, batch_stats: Any, clips: jax.Array) -> tuple[jax.Array, Any]:
-        outputs = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips)
+        outputs = tsp.train(config, {"params": params, "batch_stats": batch_stats}, clips)
         return outputs[1][0].sum(), outputs
 
     clips = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), jnp.bfloat16)
@@ -311,7 +312,7 @@ def test_bfloat16_features_point_where_float32_ones_do(reference: ModuleType) ->
     reference.randomize(net, 0)
     config, variables = tsp.ModelConfig("r3d_18"), reference.to_variables(net)
     clips = np.random.RandomState(1).standard_normal((1, 16, 112, 112, 3)).astype(np.float32)
-    encode = quick_jit(functional.encode, static_argnums=0)
+    encode = quick_jit(tsp.encode, static_argnums=0)
     narrow, wide = encode(config, variables, clips.astype(jnp.bfloat16)), encode(config, variables, clips)
     assert narrow.dtype == wide.dtype == jnp.float32
     assert np.any(narrow != wide)
@@ -324,7 +325,7 @@ def test_float32_program_has_only_2d_convolutions_of_highest_precision(backbone:
     config = tsp.ModelConfig(backbone, (200, 2))
     shapes = functional.shapes(config)
     clips = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32)
-    program = accelerators_program(functools.partial(functional.evaluate, config), shapes, clips)
+    program = accelerators_program(functools.partial(tsp.evaluate, config), shapes, clips)
     kernels = sum(len(leaf.shape) in (2, 5) for leaf in jax.tree.leaves(shapes["params"]))
     assert check_products(program) == kernels
 
@@ -335,7 +336,7 @@ def test_float32_gradients_have_only_2d_convolutions_of_highest_precision() -> N
     clips = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.float32)
 
     def loss(params: Any, batch_stats: Any, clips: jax.Array) -> jax.Array:
-        _, logits, _ = functional.train(config, {"params": params, "batch_stats": batch_stats}, clips)
+        _, logits, _ = tsp.train(config, {"params": params, "batch_stats": batch_stats}, clips)
         return logits[0].sum() + logits[1].sum()
 
     program = accelerators_program(jax.grad(loss), shapes["params"], shapes["batch_stats"], clips)
@@ -347,7 +348,7 @@ def test_float32_gradients_have_only_2d_convolutions_of_highest_precision() -> N
 def test_bfloat16_program_convolves_in_bfloat16() -> None:
     config = tsp.ModelConfig("r2plus1d_18")
     clips = jax.ShapeDtypeStruct((1, 16, 112, 112, 3), jnp.bfloat16)
-    program = jax.jit(functional.encode, static_argnums=0).lower(config, functional.shapes(config), clips).as_text()
+    program = jax.jit(tsp.encode, static_argnums=0).lower(config, functional.shapes(config), clips).as_text()
     convolutions = re.findall(r"stablehlo\.convolution.*", program)
     assert len(convolutions) == 37
     assert all(convolution.count("xbf16>") == 3 for convolution in convolutions)

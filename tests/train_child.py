@@ -4,6 +4,7 @@
 writes one with the results.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsp_jax.models import functional, tsp, video_resnet
+from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import sharding, trees
 from tsp_jax.training import optim, processes, train_step
 
@@ -31,10 +32,10 @@ QUICK = {"xla_backend_optimization_level": "0"}
 
 def small_backbones() -> dict[str, Any]:
     """The three families at this size, by name `train_…`; their features are 12 numbers."""
-    makers = {name: video_resnet.BACKBONES[name] for name in FAMILIES}
+    specs = {name: backbones.BACKBONES[name] for name in FAMILIES}
     return {
-        f"train_{name}": functools.partial(video_resnet.VideoResNet, maker.args[0], **{**maker.keywords, **SMALL})
-        for name, maker in makers.items()
+        f"train_{name}": dataclasses.replace(spec, build=functools.partial(spec.build, **SMALL), width=12)
+        for name, spec in specs.items()
     }
 
 
@@ -108,7 +109,7 @@ def main(inputs: str, output: str, *distributed: str) -> None:
     with np.load(inputs) as file:
         runs = json.loads(str(file["runs"]))
         arrays = flax.traverse_util.unflatten_dict({tuple(key.split("/")): file[key] for key in file.files if key != "runs"})
-    video_resnet.BACKBONES.update(small_backbones())
+    backbones.BACKBONES.update(small_backbones())
     config, found = tsp.ModelConfig("train_r3d_18", (7, 2), True), {}
     count, process = jax.process_count(), jax.process_index()
     shares = [

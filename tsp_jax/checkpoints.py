@@ -1,9 +1,14 @@
-"""Checkpoints on disk through Orbax: a model's variables beside a JSON page that says what they are."""
+"""Checkpoints on disk through Orbax: the variables of a model, next to JSON metadata that say what they are.
+
+A checkpoint has a kind, which decides how its configuration is read and written; `KINDS` lists them all.
+"""
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,19 +16,39 @@ import orbax.checkpoint as ocp
 
 from tsp_jax import version
 from tsp_jax.models import functional, tsp
-from tsp_jax.system import trees
+from tsp_jax.system import errors, trees
 
 FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
-    """Where weights came from.
+class Kind:
+    """A kind of model that checkpoints hold.
 
     Attributes:
-      source: the file, released name or run that they were read from, without its folder.
-      source_sha256: of that file, in hex; empty when there was none.
-      note: what a reader should know, such as the keys that were dropped.
+      config: the class of the model's configuration, a frozen dataclass.
+      from_json: a function that makes the configuration from the JSON object that `dataclasses.asdict` made of it.
+    """
+
+    config: type
+    from_json: Callable[[Mapping[str, Any]], functional.ModelConfig]
+
+
+def _read_tsp(model: Mapping[str, Any]) -> tsp.ModelConfig:
+    return tsp.ModelConfig(model["backbone"], tuple(model["label_counts"]), model["gvf"])
+
+
+KINDS: dict[str, Kind] = {"tsp": Kind(tsp.ModelConfig, _read_tsp)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The origin of weights.
+
+    Attributes:
+      source: the file, released name or run from which they were read, without its folder.
+      source_sha256: the SHA-256 of that file, in hex; empty if there was none.
+      note: remarks for a reader, such as the keys that were dropped.
     """
 
     source: str
@@ -33,16 +58,41 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory: configuration, variables (nested dicts, float32), origin, and the hash of the variables."""
+    """A model in memory.
 
-    config: tsp.ModelConfig
+    Attributes:
+      config: the model's configuration, of the class that one of `KINDS` has. It is typed as `Any`, since each caller knows
+        which kind it reads.
+      variables: the model's variables, nested dicts of float32 arrays.
+      origin: the origin of the variables.
+      weights_sha256: the hash of the variables, by `weights_sha256`.
+    """
+
+    config: Any
     variables: functional.Variables
     origin: Origin
     weights_sha256: str
 
+    @property
+    def kind(self) -> str:
+        """The key of `KINDS`."""
+        return kind_of(self.config)
 
-def make(config: tsp.ModelConfig, variables: functional.Variables, origin: Origin) -> Checkpoint:
-    """A checkpoint of these variables.
+
+def kind_of(config: functional.ModelConfig) -> str:
+    """Returns the kind of checkpoint, a key of `KINDS`, that holds models of this configuration.
+
+    Raises:
+      ValueError: no kind has the configuration's class.
+    """
+    for name, kind in KINDS.items():
+        if type(config) is kind.config:
+            return name
+    raise ValueError(f"a checkpoint holds a model of the kinds {', '.join(KINDS)}; got a {type(config).__name__}")
+
+
+def make(config: functional.ModelConfig, variables: functional.Variables, origin: Origin) -> Checkpoint:
+    """Returns a checkpoint of these variables.
 
     Raises:
       ValueError: the variables are not those of the configuration; every missing, unexpected and misshapen key is named.
@@ -52,16 +102,17 @@ def make(config: tsp.ModelConfig, variables: functional.Variables, origin: Origi
 
 
 def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
-    """Writes a checkpoint folder, whole or not at all. One process writes; others of its run are not waited for.
+    """Writes a checkpoint folder, whole or not at all. One process writes it, without waiting for others of its run.
 
     Raises:
-      FileExistsError: the folder exists and `overwrite` is false, or what exists there is no checkpoint.
+      FileExistsError: the folder exists and `overwrite` is false, or it exists and is no checkpoint.
     """
     check_output(path, overwrite)
     path = Path(path).absolute()
     about = {
         "format_version": FORMAT_VERSION,
         "tsp_jax_version": version.__version__,
+        "kind": checkpoint.kind,
         "model": dataclasses.asdict(checkpoint.config),
         "origin": dataclasses.asdict(checkpoint.origin),
         "weights_sha256": checkpoint.weights_sha256,
@@ -79,68 +130,67 @@ def save(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -
 
 
 def check_output(path: str | Path, overwrite: bool) -> None:
-    """Nothing, when a checkpoint may be written there.
+    """Checks that a checkpoint may be written to this folder.
 
     Raises:
-      FileExistsError: the folder exists and `overwrite` is false, or what exists there is no checkpoint.
+      FileExistsError: the folder exists and `overwrite` is false, or it exists and is no checkpoint.
     """
     if not Path(path).exists():
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists; name another folder or pass --overwrite")
-    if not _page(path).is_file():
+    if not is_checkpoint(path):
         raise FileExistsError(f"{path} is not a checkpoint folder, and will not be overwritten; name another folder")
 
 
 def load(path: str | Path) -> Checkpoint:
-    """The checkpoint in a folder, its variables on the first local device.
+    """Returns the checkpoint in a folder, its variables on the first local device.
 
     Raises:
-      FileNotFoundError: there is no checkpoint there.
-      ValueError: the folder is of another format, or its arrays are not those that its page promises.
+      FileNotFoundError: the folder holds no checkpoint.
+      ValueError: the folder has another format, or its arrays are not those that its metadata describe.
     """
     path = Path(path).absolute()
-    page = _page(path)
-    if not page.is_file():
+    if not is_checkpoint(path):
         raise FileNotFoundError(
             f"{path}: no checkpoint of tsp_jax (no about/metadata in it); expected a folder written by "
             "convert.torch_to_orbax, a .pth file, or a released name (python -m convert.released --list)"
         )
-    config, origin, sha256 = _read_about(page)
+    config, origin, sha256 = _read_metadata(_metadata(path))
     expected = functional.shapes(config)
     with _checkpointer() as reader:
         try:
             found = reader.metadata(path).item_metadata["variables"].tree
         except Exception as error:  # Orbax and TensorStore raise nearly anything on damaged files
-            raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
+            raise ValueError(f"{path}: its arrays can't be read ({errors.first_line(error)}); convert it again") from error
         trees.check_keys(trees.shapes(expected), trees.shapes(found or {}), str(path))
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), expected)
         try:
             restored = reader.restore(path, ocp.args.Composite(variables=ocp.args.StandardRestore(target)))
         except Exception as error:  # Exception itself is among them
-            raise ValueError(f"{path}: its arrays can't be read ({_first_line(error)}); convert it again") from error
+            raise ValueError(f"{path}: its arrays can't be read ({errors.first_line(error)}); convert it again") from error
     variables = restored["variables"]
     actual = weights_sha256(variables)
     if actual != sha256:
         raise ValueError(
-            f"{path}: the arrays have SHA-256 {actual[:8]}…, its page says {sha256[:8]}…; the folder was changed or "
+            f"{path}: the arrays have SHA-256 {actual[:8]}…, its metadata say {sha256[:8]}…; the folder was changed or "
             "damaged: convert it again"
         )
     return Checkpoint(config, variables, origin, sha256)
 
 
 def weights_sha256(variables: functional.Variables) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all leaves: the same for the same weights from any file."""
+    """Returns the SHA-256 of the names, dtypes, shapes and bytes of all leaves: equal for equal weights from any file."""
     return trees.sha256(trees.flatten(variables))
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a folder holds a checkpoint."""
-    return _page(path).is_file()
+    """Returns whether a folder holds a checkpoint."""
+    return _metadata(path).is_file()
 
 
-def _page(path: str | Path) -> Path:
+def _metadata(path: str | Path) -> Path:
     return Path(path) / "about" / "metadata"
 
 
@@ -158,25 +208,22 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def _this_process() -> ocp.options.MultiprocessingOptions:
-    """Orbax's options for a process that reads or writes without the others of its run."""
+    """Returns Orbax's options for a process that reads or writes without the others of its run."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
     )
 
 
-def _read_about(page: Path) -> tuple[tsp.ModelConfig, Origin, str]:
+def _read_metadata(path: Path) -> tuple[functional.ModelConfig, Origin, str]:
     try:
-        about = json.loads(page.read_text(encoding="utf-8"))
-        version = about["format_version"]
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-        model = about["model"]
-        config = tsp.ModelConfig(model["backbone"], tuple(model["label_counts"]), model["gvf"])
-        return config, Origin(**about["origin"]), about["weights_sha256"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{page}: not a page of a tsp_jax checkpoint ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+        about = json.loads(path.read_text(encoding="utf-8"))
+        found = about["format_version"]
+        if found != FORMAT_VERSION:
+            raise ValueError(f"format version {found}, this program reads {FORMAT_VERSION}")
+        kind = about.get("kind", "tsp")  # version 0.1.0 wrote no kind
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}, this program reads {', '.join(KINDS)}")
+        return KINDS[kind].from_json(about["model"]), Origin(**about["origin"]), about["weights_sha256"]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not the metadata of a tsp_jax checkpoint ({errors.first_line(error)})") from error

@@ -22,7 +22,7 @@ class Model:
     """The network.
 
     Attributes:
-      backbone: a key of `video_resnet.BACKBONES`.
+      backbone: a key of `backbones.BACKBONES`.
       labels: what each head tells: `action`, `temporal_region`, or both in that order.
       label_counts: classes of each head.
     """

@@ -17,10 +17,12 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float64, Int32, Int64, UInt8
 
-from tsp_jax import transforms
+from tsp_jax.system import errors, tables
 
-CLIP_LEN = 16  # frames of a clip, and their rate: the original's for training
+# The format fixes the clip length, the frame rate and the frame size (height, width); they are the original's for training.
+CLIP_LEN = 16
 FRAME_RATE = 15.0
+FRAME_SIZE = (128, 171)
 CLIP_SEC = CLIP_LEN / FRAME_RATE
 MAX_STARTS = 64
 FORMAT_VERSION = 1
@@ -28,17 +30,16 @@ Codec = Literal["jpeg", "lossless"]
 CODECS: tuple[str, ...] = get_args(Codec)
 # At 95 real videos keep 41.0 to 42.7 dB, with 11 % less on disk; libjpeg-turbo's accurate transform begins at 96.
 _JPEG_QUALITY = 96
-_ROUNDING = 1e-6  # of places: CSVs keep some 15 digits of a second
-_FRAME_SHAPE = (*transforms.RESIZED, 3)
+_FRAME_SHAPE = (*FRAME_SIZE, 3)
 
 
-class RecordsError(Exception):
+class RecordsError(errors.UserError):
     """A data set of records can't be used; the message says what was expected, what was found, where, and what to do."""
 
 
 def place(sec: float) -> int:
     """The place of the last frame of the grid that is not after this second of the video."""
-    return math.floor(sec * FRAME_RATE + _ROUNDING)
+    return math.floor(sec * FRAME_RATE + tables.ROUNDING)
 
 
 def encode_frame(frame: UInt8[np.ndarray, "128 171 3"], codec: Codec) -> bytes:

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from tsp_jax import checkpoints, config, features, groundtruth, input_pipeline, records, weights
-from tsp_jax.models import functional, video_resnet
+from tsp_jax.models import backbones, functional
 from tsp_jax.system import cli, compilation, cpu, files, malloc, sharding, trees
 from tsp_jax.training import interruption, metrics, optim, processes, run_checkpoints, run_log, train_step
 
@@ -388,7 +388,7 @@ def check_data(recipe: config.Recipe, split: input_pipeline.Split) -> None:
         for name, count in zip(recipe.model.labels, recipe.model.label_counts, strict=True)
         if count != len(known[name])
     ]
-    width = video_resnet.feature_size(recipe.model.backbone)
+    width = backbones.BACKBONES[recipe.model.backbone].width
     if split.gvf is not None and split.gvf.shape[1] != width:
         wrong.append(f"{recipe.data.gvf}: {split.gvf.shape[1]} numbers a video; the model reads {width}")
     if wrong:

@@ -117,7 +117,7 @@ def blend(
     row_weight: Float[Array | np.ndarray, "n h"],
     column_weight: Float[Array | np.ndarray, "n w"],
 ) -> Float32[Array, "n h w 3"]:
-    """Returns resized and cropped frames in [0, 1]. It runs on the device."""
+    """Returns resized and cropped frames in [0, 1], on the device, from the pixels of `take_taps`: twice `h` by twice `w`."""
     height, width = row_weight.shape[1], column_weight.shape[1]
     x = jnp.asarray(tapped).astype(jnp.float32).reshape(-1, height, 2, width, 2, 3) / 255
     row, column = row_weight[:, :, None, None, None], column_weight[:, None, :, None]

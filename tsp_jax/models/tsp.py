@@ -3,10 +3,12 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tsp_jax.models import convolution, video_resnet
+from tsp_jax.models import backbones, convolution, functional, video_resnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +16,7 @@ class ModelConfig:
     """What a model is made of; enough to build its shapes.
 
     Attributes:
-      backbone: a key of `video_resnet.BACKBONES`.
+      backbone: a key of `backbones.BACKBONES`.
       label_counts: classes of each head: `(action, temporal region)` for TSP, `(action,)` for TAC, `()` for no head.
       gvf: the last head reads the clip's features joined with the video's global feature.
     """
@@ -24,12 +26,21 @@ class ModelConfig:
     gvf: bool = False
 
     def __post_init__(self):
-        if self.backbone not in video_resnet.BACKBONES:
-            raise ValueError(f"unknown backbone {self.backbone!r}; known: {', '.join(video_resnet.BACKBONES)}")
+        if self.backbone not in backbones.BACKBONES:
+            raise ValueError(f"unknown backbone {self.backbone!r}; known: {', '.join(backbones.BACKBONES)}")
         if len(self.label_counts) > 2 or any(n < 1 for n in self.label_counts):
             raise ValueError(f"label_counts has 0, 1 or 2 positive numbers; got {self.label_counts}")
         if self.gvf and not self.label_counts:
             raise ValueError("gvf needs a head to read it")
+
+    @property
+    def spec(self) -> backbones.BackboneSpec:
+        """What is known of the backbone."""
+        return backbones.BACKBONES[self.backbone]
+
+    def build(self, rngs: nnx.Rngs) -> "TSP":
+        """Returns the model with fresh variables."""
+        return TSP(self, rngs=rngs)
 
     @property
     def head_names(self) -> tuple[str, ...]:
@@ -40,8 +51,65 @@ class ModelConfig:
     def head_inputs(self) -> tuple[int, ...]:
         """Input width of each head."""
         last = len(self.label_counts) - 1
-        width = video_resnet.feature_size(self.backbone)
+        width = self.spec.width
         return tuple(width * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts)))
+
+
+def encode(
+    config: ModelConfig,
+    variables: functional.Variables,
+    clips: Float[Array | np.ndarray, "b t h w 3"],
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "b f"]:
+    """Returns the features in evaluation mode, without the heads, computed in `dtype`. Pure: call it under `jax.jit`."""
+    return _module(config, variables).features(clips, train=False, dtype=dtype)
+
+
+def heads(
+    config: ModelConfig,
+    variables: functional.Variables,
+    features: Float[Array | np.ndarray, "b f"],
+    gvf: Float[Array | np.ndarray, "b f"] | None = None,
+) -> tuple[Float[Array, "b _"], ...]:
+    """Returns the heads' logits from the features that `encode` returned: the logits of `evaluate`. Pure."""
+    return _module(config, variables).heads(features, gvf)
+
+
+def evaluate(
+    config: ModelConfig,
+    variables: functional.Variables,
+    clips: Float[Array | np.ndarray, "b t h w 3"],
+    gvf: Float[Array | np.ndarray, "b f"] | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
+    """Returns the features and the heads' logits in evaluation mode, computed in `dtype`. Pure."""
+    return _module(config, variables)(clips, gvf, train=False, dtype=dtype)
+
+
+def train(
+    config: ModelConfig,
+    variables: functional.Variables,
+    clips: Float[Array | np.ndarray, "b t h w 3"],
+    gvf: Float[Array | np.ndarray, "b f"] | None = None,
+    dtype: DTypeLike | None = None,
+    remat: bool = False,
+    axes: tuple[str, ...] = (),
+) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...], functional.Variables]:
+    """Returns the features, the logits and the batch statistics after this batch, in training mode. Pure.
+
+    Args:
+      config: the model's configuration.
+      variables: the model's variables, which are left as they are.
+      clips: normalized RGB clips.
+      gvf: global video features; needed if the last head reads them.
+      dtype: the compute precision; by default the dtype of the clips.
+      remat: whether the backward pass computes the activations within each block again. Then only the inputs of the blocks are
+        kept in memory.
+      axes: the mesh axes, under `jax.shard_map`, over which batch statistics are taken together.
+    """
+    model = _module(config, variables)
+    features, logits = model(clips, gvf, train=True, dtype=dtype, remat=remat, axes=axes)
+    return features, logits, functional.batch_stats(model)
 
 
 class TSP(nnx.Module):
@@ -51,24 +119,27 @@ class TSP(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.features = video_resnet.BACKBONES[config.backbone](rngs=rngs)
+        self.features = config.spec.build(float32_stages=config.spec.float32_stages, rngs=rngs)
         self.head_names, self.gvf = config.head_names, config.gvf
         for name, width, classes in zip(config.head_names, config.head_inputs, config.label_counts, strict=True):
             setattr(self, name, Linear(width, classes, rngs=rngs))
 
     def __call__(
         self,
-        clips: Float[Array, "b t h w 3"],
-        gvf: Float[Array, "b f"] | None = None,
+        clips: Float[Array | np.ndarray, "b t h w 3"],
+        gvf: Float[Array | np.ndarray, "b f"] | None = None,
         *,
         train: bool,
-        dtype: jnp.dtype | None = None,
+        dtype: DTypeLike | None = None,
         remat: bool = False,
+        axes: tuple[str, ...] = (),
     ) -> tuple[Float[Array, "b f"], tuple[Float[Array, "b _"], ...]]:
-        features = self.features(clips, train=train, dtype=dtype, remat=remat)
+        features = self.features(clips, train=train, dtype=dtype, remat=remat, axes=axes)
         return features, self.heads(features, gvf)
 
-    def heads(self, features: Float[Array, "b f"], gvf: Float[Array, "b f"] | None = None) -> tuple[Float[Array, "b _"], ...]:
+    def heads(
+        self, features: Float[Array | np.ndarray, "b f"], gvf: Float[Array | np.ndarray, "b f"] | None = None
+    ) -> tuple[Float[Array, "b _"], ...]:
         """The logits of each head, from features.
 
         Raises:
@@ -95,3 +166,9 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b c2"]:
         precision = convolution.matmul_precision(x.dtype)
         return jnp.matmul(x, self.weight[...].astype(x.dtype), precision=precision) + self.bias[...].astype(x.dtype)
+
+
+def _module(config: ModelConfig, variables: functional.Variables) -> TSP:
+    model = functional.module(config, variables)
+    assert isinstance(model, TSP)
+    return model

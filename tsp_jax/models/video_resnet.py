@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tsp_jax.models import convolution
@@ -79,9 +81,15 @@ class VideoResNet(nnx.Module):
             setattr(self, self.layer_names[i], Seq(*layer))
 
     def __call__(
-        self, clips: Float[Array, "b t h w 3"], *, train: bool, dtype: jnp.dtype | None = None, remat: bool = False
+        self,
+        clips: Float[Array | np.ndarray, "b t h w 3"],
+        *,
+        train: bool,
+        dtype: DTypeLike | None = None,
+        remat: bool = False,
+        axes: tuple[str, ...] = (),
     ) -> Float[Array, "b f"]:
-        x, dtype = clips, dtype or clips.dtype
+        x, dtype = jnp.asarray(clips), dtype or clips.dtype
         for name in ("stem", *self.layer_names):
             stage_dtype = statistics_dtype(dtype) if name in self.float32_stages else dtype
             stage = getattr(self, name)
@@ -89,7 +97,7 @@ class VideoResNet(nnx.Module):
             blocks = stage.layers if remat and name != "stem" else (stage,)
             x = x.astype(stage_dtype)
             for block in blocks:
-                x = rematerialize(block, x, train=train) if remat else block(x, train=train)
+                x = rematerialize(block, x, train=train, axes=axes) if remat else block(x, train=train, axes=axes)
         return jnp.mean(x, axis=(1, 2, 3), dtype=statistics_dtype(x.dtype))
 
 
@@ -115,9 +123,11 @@ class BasicBlock(nnx.Module):
         if self.reshapes:
             self.downsample = Seq(Conv(width_in, width, (1, 1, 1), (stride, stride, stride), rngs=rngs), norm(width))
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
-        y = self.conv2(self.conv1(x, train=train), train=train)
-        shortcut = self.downsample(x, train=train) if self.reshapes else x
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, axes: tuple[str, ...] = ()
+    ) -> Float[Array, "b t2 h2 w2 c2"]:
+        y = self.conv2(self.conv1(x, train=train, axes=axes), train=train, axes=axes)
+        shortcut = self.downsample(x, train=train, axes=axes) if self.reshapes else x
         return jax.nn.relu(y + shortcut)
 
 
@@ -160,15 +170,15 @@ class Seq(nnx.Module):
         """The layers in order."""
         return tuple(getattr(self, str(i)) for i in range(self.length))
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, axes: tuple[str, ...] = ()) -> Array:
         for layer in self.layers:
-            x = layer(x, train=train) if isinstance(layer, nnx.Module) else layer(x)
+            x = layer(x, train=train, axes=axes) if isinstance(layer, nnx.Module) else layer(x)
         return x
 
 
-def rematerialize(module: nnx.Module, x: Array, *, train: bool) -> Array:
+def rematerialize(module: nnx.Module, x: Array, *, train: bool, axes: tuple[str, ...] = ()) -> Array:
     """`module(x, train=train)`, of which the backward pass keeps the input alone and computes the rest again."""
-    return nnx.remat(lambda module, x: module(x, train=train))(module, x)
+    return nnx.remat(lambda module, x: module(x, train=train, axes=axes))(module, x)
 
 
 class Conv(nnx.Module):
@@ -188,8 +198,10 @@ class Conv(nnx.Module):
         self.weight = nnx.Param(scale * normal(rngs.params(), (kt, kh, kw, width_in, width)))
         self.stride = stride
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t2 h2 w2 c2"]:
-        del train
+    def __call__(
+        self, x: Float[Array, "b t h w c"], *, train: bool, axes: tuple[str, ...] = ()
+    ) -> Float[Array, "b t2 h2 w2 c2"]:
+        del train, axes
         return convolution.convolve(x, self.weight[...].astype(x.dtype), self.stride)
 
 
@@ -198,19 +210,13 @@ def normal(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
     return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
 
 
-def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def statistics_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of sums over many values of `dtype`: float32, or float64 for float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 class BatchNorm(nnx.Module):
-    """PyTorch's BatchNorm3d: biased variance to normalize, unbiased variance kept, momentum the weight of the new value.
-
-    Attributes:
-      axes: of a mesh, along which each device has an equal part of the batch; PyTorch's SyncBatchNorm.
-    """
-
-    axes: tuple[str, ...] = ()
+    """PyTorch's BatchNorm3d: biased variance to normalize, unbiased variance kept, momentum the weight of the new value."""
 
     def __init__(self, width: int, *, epsilon: float, momentum: float):
         self.weight = nnx.Param(jnp.ones(width, jnp.float32))
@@ -220,15 +226,23 @@ class BatchNorm(nnx.Module):
         self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
         self.epsilon, self.momentum = epsilon, momentum
 
-    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w c"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool, axes: tuple[str, ...] = ()) -> Float[Array, "b t h w c"]:
+        """Normalizes a batch; in training mode it also updates the running statistics.
+
+        Args:
+          x: the activations.
+          train: whether to normalize with the statistics of this batch.
+          axes: the mesh axes, under `jax.shard_map`, along which each device has an equal part of the batch. The statistics are
+            those of all parts, as in PyTorch's SyncBatchNorm.
+        """
         wide = x.astype(statistics_dtype(x.dtype))
         mean, var = self.running_mean[...], self.running_var[...]
         if train:
             mean = jnp.mean(wide, axis=(0, 1, 2, 3))
             var = jnp.mean(jnp.square(wide - mean), axis=(0, 1, 2, 3))
             count = x.size // x.shape[-1]
-            if self.axes:
-                each = jax.lax.all_gather(jnp.stack([mean, var]), self.axes)
+            if axes:
+                each = jax.lax.all_gather(jnp.stack([mean, var]), axes)
                 mean = jnp.mean(each[:, 0], axis=0)
                 var = jnp.mean(each[:, 1] + jnp.square(each[:, 0] - mean), axis=0)
                 count *= len(each)
@@ -241,31 +255,3 @@ class BatchNorm(nnx.Module):
             old = running[...]
             running[...] = ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
         self.num_batches_tracked[...] = self.num_batches_tracked[...] + 1
-
-
-# Source of the 34-layer network: ig65m (Ghadiyaram et al. 2019), whose Caffe2 weights bring epsilon and momentum. It enlarges
-# what is rounded early: with seeded weights, bfloat16 in the stem or in layer1 alone turns features to a cosine of 0.997 with
-# float32's, in all later layers together to 0.9994.
-BACKBONES: dict[str, functools.partial[VideoResNet]] = {
-    "r2plus1d_34": functools.partial(
-        VideoResNet,
-        "r2plus1d",
-        (3, 4, 6, 3),
-        width_per_conv=True,
-        bn_epsilon=1e-3,
-        bn_momentum=0.9,
-        float32_stages=("stem", "layer1"),
-    ),
-    "r2plus1d_18": functools.partial(VideoResNet, "r2plus1d", (2, 2, 2, 2)),
-    "r3d_18": functools.partial(VideoResNet, "r3d", (2, 2, 2, 2)),
-    # This project's own, to learn the synthetic data from random weights on a CPU; nothing is published of it. A step takes 16
-    # to 26 ms a clip of one core. The stem's stride saves most: at (1, 4, 4) a step takes 60 ms, at the others' (1, 2, 2) 200.
-    "r3d_tiny": functools.partial(
-        VideoResNet, "r3d", (1, 1, 1, 1), stem_widths=(0, 16), stem_stride=(2, 4, 4), widths=(16, 32, 64, 128)
-    ),
-}
-
-
-def feature_size(backbone: str) -> int:
-    """Width of the features of a key of `BACKBONES`: that of its last layer."""
-    return BACKBONES[backbone].keywords.get("widths", WIDTHS)[-1]

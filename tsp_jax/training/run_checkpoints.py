@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from tsp_jax.system import trees
+from tsp_jax.system import errors, trees
 
 Page = dict[str, Any]
 _DIGEST = "state_sha256"  # in the page as written: what TensorStore keeps of arrays has no checksum
@@ -55,13 +55,13 @@ class Keeper:
         """
         if self._manager is None or self.latest() == step:
             return
-        flat = _flat(state)
+        flat = trees.leaves(state)
         page = {**page, _DIGEST: trees.sha256(flat)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(page))
         try:
             self._manager.save(step, args=items)
         except (ValueError, RuntimeError) as error:  # Orbax's, for what happened in the background
-            raise OSError(f"{self._folder}: the state of step {step} can't be saved ({_first_line(error)})") from error
+            raise OSError(f"{self._folder}: the state of step {step} can't be saved ({errors.first_line(error)})") from error
 
     def restore(self, like: Any) -> tuple[Any, Page]:
         """The state that is there, as `like`, a tree of `jax.ShapeDtypeStruct`s with shardings, and its page.
@@ -69,14 +69,14 @@ class Keeper:
         Raises:
           ValueError: it can't be read, or is not of this shape.
         """
-        wanted, latest, found = _flat(like), self.latest(), {}
+        wanted, latest, found = trees.leaves(like), self.latest(), {}
         if self._manager is not None and latest is not None:
             try:
                 metadata = self._manager.item_metadata(latest)["state"]
             except Exception as error:  # as in `_read`
                 raise self._unreadable(error) from error
-            found = {} if metadata is None else _shapes(metadata.tree)
-        trees.check_keys(_shapes(wanted), found, f"{self._folder}/{latest}")
+            found = {} if metadata is None else trees.path_shapes(metadata.tree)
+        trees.check_keys(trees.path_shapes(wanted), found, f"{self._folder}/{latest}")
         read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
         page = dict(read["page"])
         if page.pop(_DIGEST, "") != trees.sha256({key: read["state"][key] for key in wanted}):
@@ -94,7 +94,7 @@ class Keeper:
             if self._manager is not None:
                 self._manager.wait_until_finished()
         except (ValueError, RuntimeError) as error:
-            raise OSError(f"{self._folder}: a state can't be saved ({_first_line(error)})") from error
+            raise OSError(f"{self._folder}: a state can't be saved ({errors.first_line(error)})") from error
 
     def close(self) -> None:
         """Waits, and ends what works in the background.
@@ -116,18 +116,4 @@ class Keeper:
 
     def _unreadable(self, error: Exception) -> ValueError:
         where = f"{self._folder}/{self.latest()}"
-        return ValueError(f"{where}: can't be read ({_first_line(error)}); remove it to begin anew")
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Leaves by their dotted path, in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _shapes(flat: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(leaf.shape) for key, leaf in flat.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+        return ValueError(f"{where}: can't be read ({errors.first_line(error)}); remove it to begin anew")

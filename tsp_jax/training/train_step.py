@@ -54,7 +54,7 @@ def init_state(variables: functional.Variables, optimizer: optim.Optimizer) -> T
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 
 
-def augmented_clips(batch: Batch, dtype: jnp.dtype) -> Float[Array, "b t 112 112 3"]:
+def augmented_clips(batch: Batch, dtype: jnp.dtype) -> Float[Array, "b t h w 3"]:
     """Normalized clips of a batch's `video`, `crop` and `flip`."""
     return transforms.augment(batch["video"], batch["crop"], batch["flip"], dtype)
 
@@ -123,7 +123,7 @@ def make_train_step(
     ) -> tuple[Array, tuple[Any, metrics.Counts]]:
         variables = {"params": optim.merge(trainable, frozen), "batch_stats": batch_stats}
         clips = prepare(part, _wide(dtype))
-        _, logits, batch_stats = functional.train(
+        _, logits, batch_stats = tsp.train(
             model_config, variables, clips, part.get("gvf"), dtype=dtype, remat=remat, axes=together
         )
         labels = [part[name] for name in heads]
@@ -209,7 +209,7 @@ def make_eval_step(
     def step(variables: functional.Variables, batch: Batch) -> metrics.Counts:
         batch = _inputs(batch, model_config, heads)
         clips, labels = prepare(batch, _wide(dtype)), [batch[name] for name in heads]
-        _, logits = functional.evaluate(model_config, variables, clips, batch.get("gvf"), dtype=dtype)
+        _, logits = tsp.evaluate(model_config, variables, clips, batch.get("gvf"), dtype=dtype)
         return metrics.count([losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)], logits, labels)
 
     if mesh is None:
