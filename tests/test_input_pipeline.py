@@ -301,7 +301,7 @@ def test_a_record_that_is_none_of_tfds_is_refused_and_its_shard_named(data: Path
         def __getitem__(self, number: int) -> dict[str, object]:
             return split.source.dataset_info.features.deserialize_example_np(b"\x0a\xff")  # type: ignore (TFDS's)
 
-    spoiled = input_pipeline.Split(data, split.index, split.labels, Spoiled())  # type: ignore (a sequence)
+    spoiled = input_pipeline.Split(data, split.index, split.labels, Spoiled())
     clip = input_pipeline.train_clips(split, clips_per_segment=1, balanced=False, seed=0)(0)
     with pytest.raises(records.RecordsError, match=r"array_record-.*: record \d+ can't be read \(Error parsing"):
         input_pipeline.read_clips(spoiled, [clip])

@@ -15,7 +15,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -34,6 +34,15 @@ _CENTRE = tuple(
 )
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What a split's records are read from, by number; a data source of TFDS is one."""
+
+    def __getitem__(self, number: int, /) -> dict[str, Any]:
+        """Returns a record's fields by name."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """A split of a data set, open.
@@ -49,7 +58,7 @@ class Split:
     folder: Path
     index: records.Index
     labels: tuple[str, ...]
-    source: Sequence[dict[str, Any]]
+    source: Source
     gvf: Float32[np.ndarray, "v f"] | None = None
 
     def describe(self, segment: int, place: int) -> str:
@@ -168,10 +177,7 @@ def valid_batches(
     """
     local = _local_size(global_batch_size, process_index, process_count)
     count = VALID_CLIPS * len(split.index.segment_row)
-
-    def clip(number: int) -> Clip | None:
-        return _valid_clip(split.index, *divmod(number, VALID_CLIPS)) if number < count else None
-
+    clip = functools.partial(_valid_clip, split.index)
     rows = _rows_of_process(clip, math.ceil(count / global_batch_size), global_batch_size, process_index, process_count)
     return _read_ahead(rows, local, split, 0, num_workers, num_threads)
 
@@ -191,18 +197,17 @@ def train_clips(split: Split, *, clips_per_segment: int, balanced: bool, seed: i
         empty = [name for name, rows in zip(groundtruth.TEMPORAL_REGIONS, streams, strict=True) if not len(rows)]
         if empty:
             raise ValueError(f"{split.folder}: no segment of {', '.join(empty)}, so nothing to balance; turn balancing off")
+    return functools.partial(_train_clip, index, streams, clips_per_segment, seed)
 
-    def clip(number: int) -> Clip:
-        in_stream, stream = divmod(number, len(streams))
-        rows = streams[stream]
-        epoch, position = divmod(in_stream, clips_per_segment * len(rows))
-        segment = int(rows[_epoch_order(clips_per_segment * len(rows), seed, stream, epoch)[position] % len(rows)])
-        start, top, left, flip = (
-            np.random.default_rng((seed, 1, number)).integers((index.starts(segment), *_WINDOWS, 2)).tolist()
-        )
-        return Clip(segment, *index.start(segment, start), top, left, bool(flip))
 
-    return clip
+def _train_clip(index: records.Index, streams: Sequence[np.ndarray], clips_per_segment: int, seed: int, number: int) -> Clip:
+    """Returns the n-th clip of training; the streams, each with rows of the index, take turns."""
+    in_stream, stream = divmod(number, len(streams))
+    rows = streams[stream]
+    epoch, position = divmod(in_stream, clips_per_segment * len(rows))
+    segment = int(rows[_epoch_order(clips_per_segment * len(rows), seed, stream, epoch)[position] % len(rows)])
+    start, top, left, flip = np.random.default_rng((seed, 1, number)).integers((index.starts(segment), *_WINDOWS, 2)).tolist()
+    return Clip(segment, *index.start(segment, start), top, left, bool(flip))
 
 
 @functools.lru_cache(maxsize=8)
@@ -264,14 +269,10 @@ def _read_clip(split: Split, clip: Clip, out: np.ndarray) -> None:
 def _rows_of_process(
     clip: Callable[[int], Clip | None], steps: int, global_batch_size: int, process_index: int, process_count: int
 ) -> grain.MapDataset[Clip | None]:
-    """Of the clips of so many global batches, one after another, those in this process's block of each."""
+    """Returns the clips of this process's block of each of `steps` global batches, one after another."""
     local = global_batch_size // process_count
-
-    def clip_of_row(row: int) -> Clip | None:
-        step, local_row = divmod(row, local)
-        return clip(step * global_batch_size + process_index * local + local_row)
-
-    return grain.MapDataset.range(local * steps).map(clip_of_row)
+    offset = process_index * local
+    return grain.MapDataset.range(local * steps).map(lambda row: clip(row // local * global_batch_size + offset + row % local))
 
 
 def _read_ahead(
@@ -293,8 +294,12 @@ def _begin_worker(worker_index: int, worker_count: int) -> None:
     malloc.keep_freed()
 
 
-def _valid_clip(index: records.Index, segment: int, number: int) -> Clip:
-    fraction = number / (VALID_CLIPS - 1)
+def _valid_clip(index: records.Index, number: int) -> Clip | None:
+    """Returns the n-th clip of validation, VALID_CLIPS of each segment; None after the last."""
+    segment, place_in_segment = divmod(number, VALID_CLIPS)
+    if segment >= len(index.segment_row):
+        return None
+    fraction = place_in_segment / (VALID_CLIPS - 1)
     start_sec, end_sec = index.segment_start_sec[segment], index.segment_end_sec[segment]
     place = records.place(start_sec + fraction * (end_sec - records.CLIP_SEC - start_sec))
     record, place = index.nearest_start(segment, place)
