@@ -532,6 +532,7 @@ class Faulty:
         raise self.error
 
 
+@pytest.mark.wrong_arguments
 def test_stream_that_appears_late_does_not_end_the_video(made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """PyAV 18 raises an IndexError at the end of some MPEG streams, before the decoder gave what it holds."""
     whole = scanning.open_container
@@ -543,6 +544,7 @@ def test_stream_that_appears_late_does_not_end_the_video(made: Callable[[str], P
     assert len(scanning.rescan(scan).timeline.pts) == 60
 
 
+@pytest.mark.wrong_arguments
 def test_file_that_breaks_off_between_packets_gives_the_frames_so_far(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -479,10 +479,10 @@ def test_a_program_compiled_before_is_not_compiled_again(checkpoint: Path, tmp_p
         from tsp_jax import checkpoints, transforms
         from tsp_jax.extraction import batches
         from tsp_jax.system import compilation
-        compiled.keep_programs()
+        compilation.keep_programs()
         held = checkpoints.load(sys.argv[1])
         began = time.perf_counter()
-        model = encoder.Batcher(held, clip_len=2, stride=8, batch_size=4)
+        model = batches.Batcher(held, clip_len=2, stride=8, batch_size=4)
         taps, pixels = transforms.centre_taps(64, 96), np.zeros((*transforms.KINETICS.tapped, 3), np.uint8)
         for clip in range(5):
             model.add(clip, clip, [transforms.TappedFrame(frame, pixels, taps) for frame in range(2)])
@@ -520,7 +520,7 @@ import numpy as np
 from tsp_jax import checkpoints, transforms
 from tsp_jax.extraction import batches
 held, taps = checkpoints.load(sys.argv[1]), transforms.centre_taps(64, 96)
-model = encoder.Batcher(held, clip_len=2, stride=2, batch_size=12)
+model = batches.Batcher(held, clip_len=2, stride=2, batch_size=12)
 pixels = np.random.default_rng(0).integers(0, 256, (40, *transforms.KINETICS.tapped, 3), np.uint8)
 found = []
 for row in range(20):

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from tsp_jax.features import hdf5
 from tsp_jax.system import errors, files
@@ -142,8 +142,8 @@ class Writer:
             if kind is None:
                 self._join()
 
-    def commit(self, name: str, features: Float32[np.ndarray, "n f"], attributes: Attributes) -> None:
-        """Writes one video to disk. After this returns, a kill can't lose it."""
+    def commit(self, name: str, features: Float[np.ndarray, "n f"], attributes: Attributes) -> None:
+        """Writes one video to disk, as float32 whatever its precision. After this returns, a kill can't lose it."""
         part = self._parts / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.h5"
         attributes = {**self.run, **attributes}
         rows = max(1, min(len(features), _CHUNK_BYTES // max(1, features.shape[1] * hdf5.DTYPE.itemsize)))
