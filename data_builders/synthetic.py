@@ -162,7 +162,7 @@ class Scene:
                 self.shapes[shape].move(*part, labels.get(part) if rank < _NUM_ACTORS else None, draw)
 
     @functools.cached_property
-    def layers(self) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
+    def layers(self) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "noise_h noise_w 3"]]:
         """The two textures, and noise: each larger than a picture."""
         draw = np.random.default_rng((self.item.seed, self.item.index, 2))
         noise = draw.integers(0, 8, (2 * HEIGHT, 2 * WIDTH, 3), dtype=np.uint8)
