@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from data_builders import groundtruth as groundtruth_command
+from data_builders import annotation_formats
 from tsp_jax import groundtruth
 from tsp_jax.system import cli
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.show_any_name()
     try:
         if options.dataset:
-            actions = groundtruth_command.read_actions(options.dataset, options.annotations, None)
+            actions = annotation_formats.read_actions(options.dataset, options.annotations, None)
             labels = sorted({action.label for items in actions.values() for action in items})
             expected = NUM_CLASSES[options.dataset]
             if len(labels) != expected:
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"({', '.join(labels[:3])}, …); give the complete annotations, of ActivityNet version 1.3"
                 )
         else:
-            labels = action_labels(row for path in options.groundtruth for row in groundtruth.read_groundtruth(path))
+            labels = groundtruth.action_labels(
+                row for path in options.groundtruth for row in groundtruth.read_groundtruth(path)
+            )
             if not labels:
                 raise ValueError(f"{', '.join(options.groundtruth)}: no action has a label")
         folder = Path(options.output)
@@ -41,11 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{folder / ACTION_FILE}: {len(labels)} labels, {labels[0]} to {labels[-1]}")
     print(f"{folder / TEMPORAL_REGION_FILE}: {', '.join(groundtruth.TEMPORAL_REGIONS)}")
     return 0
-
-
-def action_labels(rows: Iterable[groundtruth.Segment]) -> list[str]:
-    """The distinct action labels in the original's order, which is that of their code points: capitals first."""
-    return sorted({row.action_label for row in rows} - {""})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,16 +2,16 @@
 
 import argparse
 import concurrent.futures
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tqdm
 
+from data_builders import measurement
 from tsp_jax import groundtruth, video_list
 from tsp_jax.system import cli, cpu
-from tsp_jax.video import decoding
+from tsp_jax.video import scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,37 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """A video's metadata, and what stopped the decoder before the end, or nothing."""
-
-    metadata: groundtruth.VideoMetadata
-    damage: str
-
-
-def measure(path: Path, filename: str) -> Measurement:
-    """The metadata of a video file, by decoding it.
-
-    Frames are those that decode before the first error; in an intact file all. The duration is frames / fps, whatever the
-    container says.
-
-    Args:
-      path: the file.
-      filename: what the metadata calls it.
-
-    Raises:
-      VideoError: it is missing, no video, or has no frame that decodes.
-    Source: TSP's released metadata; fps is the stream's average rate.
-    """
-    scan = decoding.scan(path)
-    num_frames, damage = decoding.count_frames(path)
-    if not num_frames:
-        raise decoding.VideoError(f"no frame decodes: {damage}")
-    fps = scan.timeline.fps
-    return Measurement(groundtruth.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
-
-
-def _measure_listed(item: video_list.Video, root: Path) -> Measurement | str:
+def _measure_listed(item: video_list.Video, root: Path) -> measurement.Measurement | str:
     """The measurement, or why there is none."""
     if item.fault:
         return item.fault
@@ -97,8 +67,8 @@ def _measure_listed(item: video_list.Video, root: Path) -> Measurement | str:
     if filename != filename.encode(errors="replace").decode():
         return "its folder's name is not UTF-8, as the CSV is; rename it"
     try:
-        return measure(item.path, filename)
-    except (decoding.VideoError, OSError) as error:
+        return measurement.measure(item.path, filename)
+    except (scanning.VideoError, OSError) as error:
         return str(error)
 
 

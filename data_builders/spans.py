@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,13 +11,11 @@ import numpy as np
 
 from tsp_jax import clips, groundtruth, records, transforms
 from tsp_jax.system import tables
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 Example = dict[str, Any]
-_FPS_TOLERANCE = 1e-4  # relative, as in validate: 29.97 may stand for 30000/1001, but 30 may not
 # Frames that their packets don't promise are found by decoding alone.
 _HIDES_FRAMES = frozenset({"vp8", "vp9", "av1"})
-_ROUNDING_SEC = 1e-6  # CSVs keep some 15 digits of a second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +103,7 @@ class MisdatedError(Exception):
     """The spans given so far of this video are wrong: its packets promise other frames than decode."""
 
 
-def plan(rows: Sequence[groundtruth.Segment], labels: Sequence[str]) -> tuple[list[Video], int]:
+def plan(rows: Sequence[groundtruth.AnnotatedSegment], labels: Sequence[str]) -> tuple[list[Video], int]:
     """The videos of a split, in the order of their first rows, and how many segments are too short for a clip.
 
     A segment is clamped to its video. Its starts are the grid's places from that of its first frame to the last with which a
@@ -122,7 +119,7 @@ def plan(rows: Sequence[groundtruth.Segment], labels: Sequence[str]) -> tuple[li
     """
     numbers = {label: number for number, label in enumerate(labels)}
     faults, too_short = [], 0
-    by_file: dict[str, list[tuple[int, groundtruth.Segment]]] = collections.defaultdict(list)
+    by_file: dict[str, list[tuple[int, groundtruth.AnnotatedSegment]]] = collections.defaultdict(list)
     for row, segment in enumerate(rows):
         by_file[segment.filename].append((row, segment))
         first = by_file[segment.filename][0][1]
@@ -173,7 +170,7 @@ def examples(
         oldest = list(itertools.accumulate((span.first for span in reversed(item.spans)), min))  # of the last n spans
         for number, frame in reader:
             places = np.arange(np.searchsorted(grid, number, "left"), np.searchsorted(grid, number, "right"))
-            data = records.encode_frame(transforms.resize(frame), codec)
+            data = records.encode_frame(transforms.resize(frame, records.FRAME_SIZE), codec)
             encoded |= dict.fromkeys(places.tolist(), data)
             while pending and pending[0].end <= places[-1] + 1:
                 yield from _example(item, pending.popleft(), encoded, reader, failures)
@@ -183,7 +180,7 @@ def examples(
             raise MisdatedError(item.filename)
         for span in pending:
             yield from _example(item, span, encoded, reader, failures)
-    except (decoding.VideoError, OSError) as error:
+    except (scanning.VideoError, OSError) as error:
         failures += [_failure(item, span, str(error)) for span in pending]
     for failure in failures:
         note(failure)
@@ -212,8 +209,8 @@ def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]
         segment_video=column(video_place[filename[segment.row]] for segment in kept),
         segment_action=column(segment.action for segment in kept),
         segment_temporal_region=column(segment.temporal_region for segment in kept),
-        segment_start_sec=np.array([segment.start_sec for segment in kept]),
-        segment_end_sec=np.array([segment.end_sec for segment in kept]),
+        segment_start_sec=np.array([segment.start_sec for segment in kept], np.float64),
+        segment_end_sec=np.array([segment.end_sec for segment in kept], np.float64),
         segment_first=column(segment.first for segment in kept),
         segment_starts=column(segment.starts for segment in kept),
         video_filename=tuple(filenames),
@@ -226,12 +223,12 @@ def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]
 def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.Reader, np.ndarray]:
     """The reader of the frames that spans need, and the frame number at each place of the grid."""
     if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
-        raise decoding.VideoError("its name leads out of the folder of videos")
-    scan = decoding.scan(folder / item.filename)
+        raise scanning.VideoError("its name leads out of the folder of videos")
+    scan = scanning.scan(folder / item.filename)
     if dated_by_decoding or scan.codec in _HIDES_FRAMES:
-        scan = decoding.rescan(scan)
-    if not math.isclose(scan.timeline.fps, item.fps, rel_tol=_FPS_TOLERANCE):
-        raise decoding.VideoError(
+        scan = scanning.rescan(scan)
+    if not groundtruth.same_fps(scan.timeline.fps, item.fps):
+        raise scanning.VideoError(
             f"{scan.timeline.fps:g} fps, {item.fps:g} in the ground truth; run metadata and groundtruth again"
         )
     grid = clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)
@@ -280,11 +277,11 @@ def _spans(segment: Segment) -> Iterator[Span]:
         yield Span(0, segment, first, min(records.MAX_STARTS, end - first))
 
 
-def _segment(row: int, segment: groundtruth.Segment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
+def _segment(row: int, segment: groundtruth.AnnotatedSegment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
     """The segment on the grid; None when no clip fits into it."""
     start_sec, end_sec = max(segment.start_sec, 0.0), min(segment.end_sec, segment.video_duration_sec)
     last_place = grid_len - records.CLIP_LEN
-    if end_sec - start_sec < records.CLIP_SEC - _ROUNDING_SEC or last_place < 0:
+    if end_sec - start_sec < records.CLIP_SEC - tables.ROUNDING or last_place < 0:
         return None
     first, last = (min(records.place(sec), last_place) for sec in (start_sec, end_sec - records.CLIP_SEC))
     is_action = segment.temporal_region == groundtruth.ACTION

@@ -13,7 +13,7 @@ import tqdm
 
 from tsp_jax import video_list
 from tsp_jax.system import cli, cpu, files, tables
-from tsp_jax.video import decoding, writing
+from tsp_jax.video import scanning, writing
 
 FPS = 30  # the original's, whose ground truth counts in it
 ERRORS_FILE = "errors.csv"
@@ -144,7 +144,7 @@ def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors
     filename = source.relative_to(root).as_posix()
     try:
         return standardize(source, target, crf, lambda damage: errors.add(filename, _CUT_SHORT, damage))
-    except (decoding.VideoError, OSError) as error:
+    except (scanning.VideoError, OSError) as error:
         target.unlink(missing_ok=True)  # with --overwrite: what the run before wrote is no longer what the source is
         errors.add(filename, _LEFT_OUT, str(error))
         return 0

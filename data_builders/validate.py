@@ -3,24 +3,16 @@
 import argparse
 import collections
 import concurrent.futures
-import dataclasses
-import difflib
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 import tqdm
 
-from data_builders import metadata
+from data_builders import measurement, row_checks
 from tsp_jax import groundtruth
 from tsp_jax.system import cli, cpu
-from tsp_jax.video import decoding
-
-# Annotators mark tenths of a second, and containers round their duration: less than this beyond the end is no fault.
-_BEYOND_END_SEC = 0.1
-_OVERLAP_SEC = 1e-6
-_RELATIVE_ERROR = 1e-4  # of fps: 29.97 may stand for 30000/1001, but 30 may not
+from tsp_jax.video import scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     findings = sorted(
         [
-            *check_rows(rows, labels, lenient=options.released),
+            *row_checks.check_rows(rows, labels, lenient=options.released),
             *check_files(rows, folder, options.workers),
-            *(check_metadata(rows, known, options.metadata) if known is not None else ()),
+            *(row_checks.check_metadata(rows, known, options.metadata) if known is not None else ()),
         ]
     )
     for finding in findings:
@@ -61,21 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif not rows:
         print(f"error: {path}: no rows below the header", file=sys.stderr)
     return 1 if errors or not rows else 0
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Finding:
-    """Something wrong with a row, or merely strange.
-
-    Attributes:
-      line: of the row.
-      message: column, value and remedy.
-      is_warning: it hinders nothing.
-    """
-
-    line: int
-    message: str
-    is_warning: bool = False
 
 
 def read_labels(paths: Sequence[str | Path]) -> list[str]:
@@ -99,32 +76,9 @@ def read_labels(paths: Sequence[str | Path]) -> list[str]:
     return mappings[actions[0]]
 
 
-def check_rows(
-    rows: Sequence[groundtruth.Row[groundtruth.Segment]], labels: Sequence[str], *, lenient: bool
-) -> Iterator[Finding]:
-    """What can be found wrong without the videos.
-
-    Args:
-      rows: of the ground truth.
-      labels: known actions.
-      lenient: parts beyond a video's end, empty segments and rows that stand twice are warnings.
-    """
-    first_line: dict[tuple[object, ...], int] = {}
-    for row in rows:
-        yield from (Finding(row.line, f"{fault}; correct it") for fault in row.faults)
-        if row.value is None:
-            continue
-        for message in _label_faults(row.value, labels):
-            yield Finding(row.line, message)
-        yield from time_faults(row.line, row.value, lenient)
-        segment = row.value
-        key = (segment.filename, segment.start_sec, segment.end_sec, segment.action_label, segment.temporal_region)
-        if first_line.setdefault(key, row.line) != row.line:
-            yield Finding(row.line, f"the same video, times and label as line {first_line[key]}; remove one", lenient)
-    yield from _overlaps(rows)
-
-
-def check_files(rows: Sequence[groundtruth.Row[groundtruth.Segment]], folder: Path, workers: int) -> Iterator[Finding]:
+def check_files(
+    rows: Sequence[groundtruth.Row[groundtruth.AnnotatedSegment]], folder: Path, workers: int
+) -> Iterator[row_checks.Finding]:
     """What is wrong with the videos below a folder that the rows name, by a scan of their packets."""
     by_file = collections.defaultdict(list)
     for row in rows:
@@ -136,114 +90,39 @@ def check_files(rows: Sequence[groundtruth.Row[groundtruth.Segment]], folder: Pa
             yield from found
 
 
-def check_metadata(
-    rows: Sequence[groundtruth.Row[groundtruth.Segment]], known: dict[str, groundtruth.VideoMetadata], where: str
-) -> Iterator[Finding]:
-    """Where rows disagree with the metadata, by file name."""
-    for row in rows:
-        if row.value is None:
-            continue
-        item = known.get(row.value.filename)
-        if item is None:
-            yield Finding(row.line, f"filename {row.value.filename!r} is not in {where}; measure the video, or remove the row")
-            continue
-        for column, here, there in (
-            ("video-duration", row.value.video_duration_sec, item.video_duration_sec),
-            ("fps", row.value.fps, item.fps),
-            ("video-frames", row.value.num_frames, item.num_frames),
-        ):
-            if not math.isclose(here, there, rel_tol=1e-9):
-                yield Finding(
-                    row.line, f"{column} {here} disagrees with {there} in {where}; make the ground truth anew from it"
-                )
-
-
-def _label_faults(segment: groundtruth.Segment, labels: Sequence[str]) -> Iterator[str]:
-    label = segment.action_label
-    if segment.temporal_region == groundtruth.NO_ACTION:
-        if label:
-            yield (
-                f"action-label {label!r} in a row of {groundtruth.NO_ACTION!r}; empty it, or make temporal-region-label "
-                f"{groundtruth.ACTION!r}"
-            )
-    elif not label:
-        yield f"no action-label in a row of {groundtruth.ACTION!r}; name the action, or make it {groundtruth.NO_ACTION!r}"
-    elif label not in labels:
-        near = difflib.get_close_matches(label, labels, 1)
-        yield f"action-label {label!r} is unknown; {f'write {near[0]!r}' if near else 'correct it'}, or add it to the mapping"
-
-
-def time_faults(line: int, segment: groundtruth.Segment, lenient: bool) -> Iterator[Finding]:
-    """What is wrong with a row's times; arguments are those of `check_rows`."""
-    start_sec, end_sec, duration_sec = segment.start_sec, segment.end_sec, segment.video_duration_sec
-    if start_sec > end_sec:
-        yield Finding(line, f"t-start {start_sec} lies after t-end {end_sec}; swap or correct them")
-    elif start_sec == end_sec:
-        yield Finding(
-            line, f"t-start and t-end are both {start_sec}, an empty segment; correct them or remove the row", lenient
-        )
-    if min(start_sec, end_sec) < 0:
-        column, value = ("t-start", start_sec) if start_sec < 0 else ("t-end", end_sec)
-        yield Finding(line, f"{column} {value} lies before the video; begin at 0", lenient)
-    if min(start_sec, end_sec) >= duration_sec:
-        yield Finding(
-            line, f"t-start {start_sec} s lies beyond the video's {duration_sec} s; remove or correct the row", lenient
-        )
-    elif max(start_sec, end_sec) > duration_sec + _BEYOND_END_SEC:
-        yield Finding(line, f"t-end {end_sec} s exceeds the video's {duration_sec} s; clip it or correct the row", lenient)
-
-
-def _overlaps(rows: Iterable[groundtruth.Row[groundtruth.Segment]]) -> Iterator[Finding]:
-    """Warnings of background that reaches into an action."""
-    actions, gaps = collections.defaultdict(list), []
-    for row in rows:
-        if row.value is not None and row.value.temporal_region == groundtruth.ACTION:
-            actions[row.value.filename].append((row.line, row.value))
-        elif row.value is not None:
-            gaps.append((row.line, row.value))
-    for line, gap in gaps:
-        for action_line, action in actions[gap.filename]:
-            if min(gap.end_sec, action.end_sec) - max(gap.start_sec, action.start_sec) > _OVERLAP_SEC:
-                yield Finding(
-                    line,
-                    f"background {gap.start_sec} to {gap.end_sec} overlaps the action {action.start_sec} to {action.end_sec} "
-                    f"of line {action_line}; `--background union` of data_builders.groundtruth makes none such",
-                    is_warning=True,
-                )
-                break
-
-
-def _file_findings(folder: Path, filename: str, rows: Sequence[tuple[int, groundtruth.Segment]]) -> Iterator[Finding]:
+def _file_findings(
+    folder: Path, filename: str, rows: Sequence[tuple[int, groundtruth.AnnotatedSegment]]
+) -> Iterator[row_checks.Finding]:
     path = folder / filename
     try:
         if PurePath(filename).is_absolute() or ".." in PurePath(filename).parts:
-            raise decoding.VideoError("it leads out of the folder; name it relative to --videos")
+            raise scanning.VideoError("it leads out of the folder; name it relative to --videos")
         if not path.is_file():
-            raise decoding.VideoError(f"no such file in {folder}; add it, or remove the row")
-        scan = decoding.scan(path)
-    except (decoding.VideoError, OSError) as error:
+            raise scanning.VideoError(f"no such file in {folder}; add it, or remove the row")
+        scan = scanning.scan(path)
+    except (scanning.VideoError, OSError) as error:
         for line, _ in rows:
-            yield Finding(line, f"filename {filename!r} can't be read: {error}")
+            yield row_checks.Finding(line, f"filename {filename!r} can't be read: {error}")
         return
     scanned, decoded, damage = len(scan.timeline.pts), None, ""
     for line, segment in rows:
         agrees = True
-        if not math.isclose(segment.fps, scan.timeline.fps, rel_tol=_RELATIVE_ERROR):
+        if not groundtruth.same_fps(segment.fps, scan.timeline.fps):
             agrees = False
-            yield Finding(line, f"fps {segment.fps}, but the file has {scan.timeline.fps}; {_REMEASURE}")
+            yield row_checks.Finding(line, f"fps {segment.fps}, but the file has {scan.timeline.fps}; {_REMEASURE}")
         if segment.num_frames != scanned:
             if decoded is None:
                 # The packets of a damaged file, and of some codecs, promise more frames than decode.
                 decoded, damage = _decoded(path, filename)
                 if damage:
                     message = f"filename {filename!r}: {decoded} of {scanned} frames decode ({damage}); repair or replace it"
-                    yield Finding(line, message, is_warning=True)
+                    yield row_checks.Finding(line, message, is_warning=True)
             if segment.num_frames != decoded:
                 agrees = False
-                yield Finding(line, f"video-frames {segment.num_frames}, but the file has {decoded}; {_REMEASURE}")
+                yield row_checks.Finding(line, f"video-frames {segment.num_frames}, but the file has {decoded}; {_REMEASURE}")
         length_sec = segment.num_frames / segment.fps
         if agrees and abs(segment.video_duration_sec - length_sec) > 1 / segment.fps:
-            yield Finding(
+            yield row_checks.Finding(
                 line, f"video-duration {segment.video_duration_sec}, but video-frames / fps is {length_sec}; {_REMEASURE}"
             )
 
@@ -253,13 +132,13 @@ _REMEASURE = "run `python -m data_builders.metadata`, then `groundtruth` again"
 
 def _decoded(path: Path, filename: str) -> tuple[int, str]:
     try:
-        measurement = metadata.measure(path, filename)
-    except decoding.VideoError as error:
+        measured = measurement.measure(path, filename)
+    except scanning.VideoError as error:
         return 0, str(error)
-    return measurement.metadata.num_frames, measurement.damage
+    return measured.metadata.num_frames, measured.damage
 
 
-def _print_summary(rows: Sequence[groundtruth.Row[groundtruth.Segment]], labels: Sequence[str], head: str) -> None:
+def _print_summary(rows: Sequence[groundtruth.Row[groundtruth.AnnotatedSegment]], labels: Sequence[str], head: str) -> None:
     found = [row.value for row in rows if row.value is not None]
     counts = collections.Counter(segment.action_label or f"({segment.temporal_region})" for segment in found)
     seconds: dict[str, float] = collections.defaultdict(float)

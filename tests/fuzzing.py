@@ -390,7 +390,7 @@ def use_hdf5(folder: Path) -> object:
 def records_seeds(folder: Path) -> list[Seed]:
     from array_record.python import array_record_module  # type: ignore (a compiled module)
 
-    from data_builders import build, runners
+    from data_builders import build, runners, shards
 
     media.write(folder / "v_a.mp4", frames=120)
     rows = [
@@ -445,7 +445,10 @@ def use_records(folder: Path) -> object:
     split = input_pipeline.open_split(folder, "train")
     clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
     drawn = [clip(number) for number in range(8)]
-    drawn += [input_pipeline._valid_clip(split.index, segment, 2) for segment in range(len(split.index.segment_row))][:8]
+    drawn += [
+        input_pipeline._valid_clip(split.index, segment * input_pipeline.VALID_CLIPS + 2)
+        for segment in range(len(split.index.segment_row))
+    ][:8]
     batch = input_pipeline.read_clips(split, drawn)
     assert batch["video"].shape == (len(drawn), 16, 128, 171, 3)
     return [split.describe(item.segment, item.place) for item in drawn]

@@ -20,11 +20,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 import media
-from data_builders import build, span_builder
+from data_builders import build, runners, shards, span_builder
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
 from tsp_jax import groundtruth, input_pipeline, records
+from tsp_jax.system import files
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["jump", "run", "sit"]
@@ -34,9 +35,9 @@ FINAL = Path("video_folder") / "jpeg" / "1.0.0"
 WORK = Path("video_folder") / "jpeg" / "incomplete.1.0.0"
 
 
-def row(name: str, start: float, end: float, label: str) -> groundtruth.Segment:
+def row(name: str, start: float, end: float, label: str) -> groundtruth.AnnotatedSegment:
     region = groundtruth.ACTION if label else groundtruth.NO_ACTION
-    return groundtruth.Segment(Path(name).stem, start, end, label, SECONDS, name, 30.0, 30 * SECONDS, region)
+    return groundtruth.AnnotatedSegment(Path(name).stem, start, end, label, SECONDS, name, 30.0, 30 * SECONDS, region)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +66,11 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are written here: quicker, where the processes are not what is tested."""
 
-    def write_all(shards: list[build.Shard], workers: int) -> None:
-        for shard in shards:
-            build.write_shard(shard)
+    def write_all(tasks: list[shards.Shard], workers: int) -> None:
+        for shard in tasks:
+            shards.write_shard(shard)
 
-    monkeypatch.setattr(build, "run_on_processes", write_all)
+    monkeypatch.setattr(runners, "run_on_processes", write_all)
 
 
 def environment() -> dict[str, str]:
@@ -304,8 +305,8 @@ def test_a_killed_build_leaves_nothing_that_looks_finished_and_goes_on(data: Pat
         assert not (tmp_path / FINAL).exists()
         for path, written in finished.items():
             assert path.stat().st_mtime_ns == written
-        shards = [tmp_path / WORK / "shards" / note.stem for note in notes(tmp_path)]
-        finished |= {path: path.stat().st_mtime_ns for path in shards}
+        paths = [tmp_path / WORK / "shards" / note.stem for note in notes(tmp_path)]
+        finished |= {path: path.stat().st_mtime_ns for path in paths}
     assert 3 <= len(finished) < 6
     assert run(command(data, tmp_path)).returncode == 0
     for path, written in finished.items():
@@ -318,8 +319,9 @@ def test_a_killed_build_leaves_nothing_that_looks_finished_and_goes_on(data: Pat
 DYING = """
 import os, pathlib, shutil, signal, sys
 import tensorflow_datasets as tfds
-from data_builders import build
+from data_builders import build, runners, shards
 from tsp_jax import records
+from tsp_jax.system import files
 owner, _, name = sys.argv[1].rpartition(".")
 owner, left = eval(owner), [int(sys.argv[2])]
 real = getattr(owner, name)
@@ -329,7 +331,7 @@ def dying(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 setattr(owner, name, dying)
-build.run_on_processes = lambda shards, workers: [build.write_shard(shard) for shard in shards]
+runners.run_on_processes = lambda tasks, workers: [shards.write_shard(shard) for shard in tasks]
 sys.exit(build.main(sys.argv[3:]))
 """
 
@@ -342,8 +344,8 @@ def die(at: str, calls: int, arguments: list[str]) -> None:
 @pytest.mark.slow
 def test_a_build_killed_while_it_finishes_goes_on(data: Path, built: Path, tmp_path: Path, one_process: None):
     moments = [
-        ("build._replace_text", 0),  # the recipe
-        ("build._replace_text", 2),  # the second shard stands without its note
+        ("files.replacing", 0),  # the recipe
+        ("files.replacing", 2),  # the second shard stands without its note
         ("records.write_index", 1),
         ("tfds.core.DatasetInfo.write_dataset_info_json", 0),
         ("build.shutil.copyfile", 0),
@@ -494,7 +496,7 @@ def test_a_shard_that_lacks_records_is_not_done(
     data: Path, tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Should array_record ever lose some without a word."""
-    real = build.array_record_module
+    real = shards.array_record_module
 
     class Forgetful:
         ArrayRecordReader = real.ArrayRecordReader
@@ -505,7 +507,7 @@ def test_a_shard_that_lacks_records_is_not_done(
                     self.began = True
                     super().write(record)
 
-    monkeypatch.setattr(build, "array_record_module", Forgetful)
+    monkeypatch.setattr(shards, "array_record_module", Forgetful)
     assert build.main(flags(data, tmp_path)) == 1
     assert "holds 1 records after writing 2; is the disk full?" in capsys.readouterr().err
     assert not notes(tmp_path)
@@ -627,13 +629,15 @@ def test_a_build_that_another_one_finished_meanwhile_is_left_alone(
     data: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """It is finished after this one looked and before this one holds the work folder."""
-    lock = build._lock
+    locked = files.locked
 
-    def late(*args: Any) -> None:
-        lock(*args)
-        shutil.copytree(built, tmp_path / FINAL)
+    @contextlib.contextmanager
+    def late(*args: Any) -> Iterator[None]:
+        with locked(*args):
+            shutil.copytree(built, tmp_path / FINAL)
+            yield
 
-    monkeypatch.setattr(build, "_lock", late)
+    monkeypatch.setattr(files, "locked", late)
     assert build.main(flags(data, tmp_path)) == 1
     assert f"another build has just finished {tmp_path / FINAL}; run the command again" in capsys.readouterr().err
     monkeypatch.undo()
@@ -646,7 +650,7 @@ def test_the_same_again_does_nothing(
     data: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(built, tmp_path / FINAL)
-    monkeypatch.setattr(build, "run_on_processes", None)
+    monkeypatch.setattr(runners, "run_on_processes", None)
     assert build.main(flags(data, tmp_path)) == 0
     assert "built before of the same; nothing to do" in capsys.readouterr().out
     assert not (tmp_path / WORK).exists()

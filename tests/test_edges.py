@@ -33,7 +33,9 @@ IN = [
 ]
 OUT = ["folder", "text/x", "pipe", "/dev/null/x", "a" * 300, "", "a\0b"]
 
-ENTRIES = {"tsp_jax.report": "tsp_jax.report.__main__"}  # the module that holds a command's `main`, if it is another
+ENTRIES = {
+    name: f"{name}.__main__" for name in ("tsp_jax.features", "tsp_jax.report")
+}  # the module that holds a command's `main`, if it is another
 # A line is run once for each name in place of IN or OUT.
 COMMANDS: dict[str, list[str]] = {
     "tsp_jax.extract": [
@@ -124,7 +126,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with features.Writer(folder / "good.h5", {"stride": 16}) as writer:
         writer.commit("a", np.ones((2, 128), np.float32), {"fps": 30.0, "frames": 20, "damage": ""})
     groundtruth.write_metadata(folder / "m0.csv", [groundtruth.VideoMetadata("a.mp4", 20 / 30, 30.0, 20)])
-    row = groundtruth.Segment("a", 0.0, 0.6, "x", 20 / 30, "a.mp4", 30.0, 20, groundtruth.ACTION)
+    row = groundtruth.AnnotatedSegment("a", 0.0, 0.6, "x", 20 / 30, "a.mp4", 30.0, 20, groundtruth.ACTION)
     groundtruth.write_groundtruth(folder / "g0.csv", [row])
     groundtruth.write_label_mapping(folder / "l0.json", ["x"])
     return folder

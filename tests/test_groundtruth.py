@@ -57,7 +57,7 @@ def write_metadata(path: Path, durations_sec: dict[str, float]) -> Path:
     return path
 
 
-def rounded(rows: list[groundtruth.Segment]) -> list[tuple[object, ...]]:
+def rounded(rows: list[groundtruth.AnnotatedSegment]) -> list[tuple[object, ...]]:
     """Rows to a thousandth of a second."""
     return [
         (
@@ -77,16 +77,16 @@ def split(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def released(split: str, shared: Path) -> list[groundtruth.Segment]:
+def released(split: str, shared: Path) -> list[groundtruth.AnnotatedSegment]:
     return groundtruth.read_groundtruth(shared / "annotations" / f"thumos14_{split}_tsp_groundtruth.csv")
 
 
 @pytest.fixture
-def actions(released: list[groundtruth.Segment]) -> list[Annotation]:
+def actions(released: list[groundtruth.AnnotatedSegment]) -> list[Annotation]:
     return [(row.video_name, row.start_sec, row.end_sec, row.action_label) for row in released if row.action_label]
 
 
-def differing(rows: list[groundtruth.Segment], released: list[groundtruth.Segment]) -> int:
+def differing(rows: list[groundtruth.AnnotatedSegment], released: list[groundtruth.AnnotatedSegment]) -> int:
     here, there = rounded(rows), rounded(released)
     assert len(here) == len(there)
     assert len(set(here)) == len(here)
@@ -94,7 +94,7 @@ def differing(rows: list[groundtruth.Segment], released: list[groundtruth.Segmen
 
 
 def test_released_file_comes_back_from_per_class_files(
-    split: str, released: list[groundtruth.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
+    split: str, released: list[groundtruth.AnnotatedSegment], actions: list[Annotation], shared: Path, tmp_path: Path
 ):
     """All rows but one of valid, where two actions have one start; within a video the order is that of the classes."""
     ending = {"valid": "val", "test": "test"}[split]
@@ -110,7 +110,7 @@ def test_released_file_comes_back_from_per_class_files(
 
 
 def test_released_file_comes_back_from_csv_in_its_order(
-    split: str, released: list[groundtruth.Segment], actions: list[Annotation], shared: Path, tmp_path: Path
+    split: str, released: list[groundtruth.AnnotatedSegment], actions: list[Annotation], shared: Path, tmp_path: Path
 ):
     annotations, output = write_csv(tmp_path / "actions.csv", actions), tmp_path / "out.csv"
     metadata = shared / f"annotations/thumos14_{split}_metadata.csv"

@@ -15,7 +15,9 @@ def run(output: Path, *flags: str) -> int:
 
 def write_groundtruth(path: Path, names: list[str]) -> str:
     rows = [
-        groundtruth.Segment("a", 0.0, 1.0, name, 2.0, "a.mp4", 30.0, 60, groundtruth.ACTION if name else groundtruth.NO_ACTION)
+        groundtruth.AnnotatedSegment(
+            "a", 0.0, 1.0, name, 2.0, "a.mp4", 30.0, 60, groundtruth.ACTION if name else groundtruth.NO_ACTION
+        )
         for name in names
     ]
     groundtruth.write_groundtruth(path, rows)

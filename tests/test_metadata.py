@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import media
-from data_builders import metadata
+from data_builders import measurement, metadata
 from tsp_jax import groundtruth
-from tsp_jax.video import decoding
+from tsp_jax.video import scanning
 
 
 def run(videos: Path, output: Path, *flags: str) -> int:
@@ -40,26 +40,26 @@ def test_metadata_is_the_originals(shared: Path, tmp_path: Path, capsys: pytest.
     ],
 )
 def test_frames_are_those_that_decode(name: str, fps: Fraction, num_frames: int, tmp_path: Path):
-    measurement = metadata.measure(media.make(tmp_path, name), "x.mp4")
-    assert measurement.metadata.num_frames == num_frames
-    assert measurement.metadata.fps == pytest.approx(float(fps), rel=1e-12)
-    assert measurement.metadata.video_duration_sec == num_frames / measurement.metadata.fps
-    assert measurement.damage == ""
+    found = measurement.measure(media.make(tmp_path, name), "x.mp4")
+    assert found.metadata.num_frames == num_frames
+    assert found.metadata.fps == pytest.approx(float(fps), rel=1e-12)
+    assert found.metadata.video_duration_sec == num_frames / found.metadata.fps
+    assert found.damage == ""
 
 
 def test_intact_files_have_the_frames_of_their_packets(tmp_path: Path):
     for name in ("plain.mp4", "open_gop.mp4", "uneven.mkv"):
         path = media.make(tmp_path, name)
-        scan = decoding.scan(path)
-        measured = metadata.measure(path, name).metadata
+        scan = scanning.scan(path)
+        measured = measurement.measure(path, name).metadata
         assert (measured.num_frames, measured.fps) == (len(scan.timeline.pts), scan.timeline.fps)
 
 
 def test_damaged_video_counts_up_to_the_first_error(tmp_path: Path):
     """Cut off in the middle of a packet, that of frame 30."""
-    measurement = metadata.measure(media.make(tmp_path, "cut_fragmented.mp4"), "cut.mp4")
-    assert measurement.damage
-    assert measurement.metadata == groundtruth.VideoMetadata("cut.mp4", 1.0, 30.0, 30)
+    found = measurement.measure(media.make(tmp_path, "cut_fragmented.mp4"), "cut.mp4")
+    assert found.damage
+    assert found.metadata == groundtruth.VideoMetadata("cut.mp4", 1.0, 30.0, 30)
 
 
 def test_unreadable_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,7 @@ from tsp_jax.system import tables
 
 HEADER = "video-name,t-start,t-end,action-label,video-duration,filename,fps,video-frames,temporal-region-label"
 GOOD = "a,0.5,1.5,Jump,2.0,sub/a.mp4,30.0,60,Action"
-SEGMENT = groundtruth.Segment("a", 0.5, 1.5, "Jump", 2.0, "sub/a.mp4", 30.0, 60, "Action")
+SEGMENT = groundtruth.AnnotatedSegment("a", 0.5, 1.5, "Jump", 2.0, "sub/a.mp4", 30.0, 60, "Action")
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -47,7 +47,7 @@ positive = st.floats(1e-3, 1e6)
 @hypothesis.given(
     st.lists(
         st.builds(
-            groundtruth.Segment,
+            groundtruth.AnnotatedSegment,
             video_name=names,
             start_sec=seconds,
             end_sec=seconds,
@@ -61,7 +61,7 @@ positive = st.floats(1e-3, 1e6)
         max_size=2,
     )
 )
-def test_segments_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, rows: list[groundtruth.Segment]):
+def test_segments_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, rows: list[groundtruth.AnnotatedSegment]):
     """Commas, quotes, line breaks and all digits."""
     path = tmp_path_factory.getbasetemp() / "round_trip.csv"
     groundtruth.write_groundtruth(path, rows)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import media
-from data_builders import metadata, spans, synthetic
+from data_builders import measurement, spans, synthetic
 from tsp_jax import clips, groundtruth, records, transforms
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 LABELS = ("Jump", "Run")
 SIZE = (192, 128)  # legible at 128x171
@@ -22,13 +22,13 @@ SIZE = (192, 128)  # legible at 128x171
 
 def row(start: float, end: float, label: str = "Jump", fps: float = 30.0, frames: int = 60, name: str = "a.mp4"):
     region = groundtruth.ACTION if label else groundtruth.NO_ACTION
-    return groundtruth.Segment(name.split(".")[0], start, end, label, frames / fps, name, fps, frames, region)
+    return groundtruth.AnnotatedSegment(name.split(".")[0], start, end, label, frames / fps, name, fps, frames, region)
 
 
 # --------------------------------------------------------------------------------------------------------------- the plan
 
 
-def random_rows(seed: int) -> list[groundtruth.Segment]:
+def random_rows(seed: int) -> list[groundtruth.AnnotatedSegment]:
     draw = np.random.default_rng(seed)
     rows = []
     for number in range(4):
@@ -41,7 +41,7 @@ def random_rows(seed: int) -> list[groundtruth.Segment]:
     return [rows[i] for i in draw.permutation(len(rows))]
 
 
-def expected_starts(item: groundtruth.Segment) -> list[int]:
+def expected_starts(item: groundtruth.AnnotatedSegment) -> list[int]:
     """Places from the last that is not after the clamped segment's start to the last from which a clip ends within it."""
     start, end = max(item.start_sec, 0), min(item.end_sec, item.video_duration_sec)
     grid = len(clips.resampled(item.num_frames, item.fps, 15))
@@ -145,7 +145,7 @@ def frames_of(example: spans.Example, codec: records.Codec = "lossless") -> np.n
 
 def measured(path: Path, *parts: tuple[float, float], label: str = "Jump") -> spans.Video:
     """The plan of a video as metadata measures it, with these segments."""
-    found = metadata.measure(path, path.name).metadata
+    found = measurement.measure(path, path.name).metadata
     rows = [row(start, end, label, found.fps, found.num_frames, path.name) for start, end in parts]
     (item,), _ = spans.plan(rows, LABELS)
     return item
@@ -192,7 +192,7 @@ def test_containers_with_frames_of_their_own_mind_give_the_right_ones(name: str,
 
 
 def decoded_numbers(path: Path) -> list[int]:
-    scan = decoding.rescan(decoding.scan(path))
+    scan = scanning.rescan(scanning.scan(path))
     return [media.number(rgb) for _, rgb in decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))]
 
 
@@ -224,7 +224,7 @@ def lost_spans(item: spans.Video, readable: set[int]) -> set[int]:
 
 def readable_numbers(path: Path, num_frames: int) -> set[int]:
     """Frames that can be read, by the pictures themselves."""
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     return {media.number(rgb) for _, rgb in decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))} & set(
         range(num_frames)
     )
@@ -346,7 +346,7 @@ def psnr(path: Path, codec: records.Codec) -> float:
     found, failures = read(path.parent, item, codec)
     assert not failures
     grid = clips.resampled(item.num_frames, item.fps, 15)
-    scan = decoding.rescan(decoding.scan(path))
+    scan = scanning.rescan(scanning.scan(path))
     needed = np.zeros(len(scan.timeline.pts), bool)
     needed[grid[: item.spans[-1].end]] = True
     expected = {}
@@ -414,7 +414,7 @@ def test_resize_is_what_records_hold(tmp_path: Path):
     """Without loss they are the resized frames to the bit."""
     path = media.write(tmp_path / "a.mp4", size=(130, 100), fps=15, frames=20)
     item = measured(path, (0, 2))
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     expected = [transforms.resize(rgb) for _, rgb in decoding.Reader(scan, np.ones(20, bool))]
     ((_, example),), _ = read(tmp_path, item)
     assert np.array_equal(frames_of(example), expected)

@@ -18,7 +18,7 @@ import pytest
 
 import media
 from data_builders import standardize
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def run(source: Path, output: Path, *flags: str) -> int:
 
 def numbers(path: Path) -> list[int]:
     """What the pictures of a standardized video spell; its frames are 1/30 s apart."""
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     assert scan.timeline.fps == 30
     assert (scan.codec, scan.rotation_deg, scan.trimmed) == ("h264", 0, False)
     assert np.all(np.diff(scan.timeline.pts) * scan.timeline.time_base == Fraction(1, 30))
@@ -52,7 +52,7 @@ def chosen(times_sec: list[Fraction], end_sec: Fraction) -> list[int]:
 def test_frames_are_those_of_the_fps_filter(fps: Fraction, tmp_path: Path):
     """Matroska's clock of milliseconds is the source's: times are taken from the file."""
     source = media.write(tmp_path / "x.mkv", fps=fps, frames=80)
-    times = decoding.scan(source).timeline
+    times = scanning.scan(source).timeline
     times_sec = [int(pts) * times.time_base for pts in times.pts]
     assert run(source, tmp_path / "out") == 0
     found = numbers(tmp_path / "out" / "x.mp4")
@@ -69,7 +69,7 @@ def test_uneven_frames_are_those_of_the_fps_filter(tmp_path: Path):
     gaps = random.Random(4).choices([3, 10, 17, 33, 40, 90, 210], k=79)
     pts = list(itertools.accumulate(gaps, initial=0))
     source = media.write(tmp_path / "x.mp4", frames=80, fps=25, pts=pts, time_base=Fraction(1, 1000))
-    times = decoding.scan(source).timeline
+    times = scanning.scan(source).timeline
     assert [round(1000 * int(at) * times.time_base) for at in times.pts] == pts
     assert run(source, tmp_path / "out") == 0
     found = numbers(tmp_path / "out" / "x.mp4")
@@ -138,7 +138,7 @@ def test_wrong_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     source = media.write(tmp_path / "in.mp4", frames=2)
     assert run(tmp_path, tmp_path / "out") == 2  # its own output would be input the next time
     assert run(source, tmp_path) == 2  # the file itself
-    assert len(decoding.scan(source).timeline.pts) == 2 and source.name == "in.mp4"
+    assert len(scanning.scan(source).timeline.pts) == 2 and source.name == "in.mp4"
 
 
 def test_killed_and_run_again(tmp_path: Path):
@@ -158,7 +158,7 @@ def test_killed_and_run_again(tmp_path: Path):
     killed.wait()
     finished = {path: path.stat().st_mtime_ns for path in output.glob("[0-9].mp4")}
     assert 0 < len(finished) < 6
-    assert all(len(decoding.scan(path).timeline.pts) == 100 for path in finished)
+    assert all(len(scanning.scan(path).timeline.pts) == 100 for path in finished)
     assert run(source, output) == 0
     assert sorted(path.name for path in output.iterdir()) == [*(f"{index}.mp4" for index in range(6)), "errors.csv"]
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())

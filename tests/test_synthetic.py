@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_builders import groundtruth, metadata, synthetic
-from tsp_jax.video import decoding
+from tsp_jax.video import decoding, scanning
 
 
 def run(output: Path, *flags: str) -> int:
@@ -223,7 +223,7 @@ def test_encoded_pictures_keep_the_shapes(tmp_path: Path):
     item = synthetic.script(0, 0, (4, 4))
     path = tmp_path / "x.mp4"
     assert synthetic.write(item, path) == 120
-    scan = decoding.scan(path)
+    scan = scanning.scan(path)
     needed = np.zeros(120, bool)
     needed[[0, 60]] = True
     scene = synthetic.Scene(item)

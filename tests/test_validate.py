@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import media
-from data_builders import metadata, validate
+from data_builders import measurement, row_checks, validate
 from tsp_jax import groundtruth
 
-Rows = list[groundtruth.Segment]
+Rows = list[groundtruth.AnnotatedSegment]
 ACTION, NO_ACTION = groundtruth.TEMPORAL_REGIONS
 
 
@@ -28,8 +28,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def good() -> Rows:
     """Lines 2 to 7 of a ground truth without a fault."""
-    a = groundtruth.Segment("a", 0.0, 0.5, "Jump", 2.0, "a.mp4", 30.0, 60, ACTION)
-    b = groundtruth.Segment("b", 1.0, 3.04, "Run", 3.0, "sub/b.mp4", 15.0, 45, ACTION)
+    a = groundtruth.AnnotatedSegment("a", 0.0, 0.5, "Jump", 2.0, "a.mp4", 30.0, 60, ACTION)
+    b = groundtruth.AnnotatedSegment("b", 1.0, 3.04, "Run", 3.0, "sub/b.mp4", 15.0, 45, ACTION)
     return [
         a,
         dataclasses.replace(a, start_sec=0.5, end_sec=1.0),
@@ -203,7 +203,7 @@ def test_what_released_files_have_is_a_warning_on_demand(check: Callable[..., in
 def test_metadata_is_compared_on_demand(
     check: Callable[..., int], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    measured = [metadata.measure(videos / name, name).metadata for name in ("a.mp4", "sub/b.mp4")]
+    measured = [measurement.measure(videos / name, name).metadata for name in ("a.mp4", "sub/b.mp4")]
     groundtruth.write_metadata(tmp_path / "m.csv", measured)
     assert check(good(), "--metadata", str(tmp_path / "m.csv")) == 0
     groundtruth.write_metadata(tmp_path / "m.csv", [dataclasses.replace(measured[0], num_frames=61)])
@@ -218,7 +218,7 @@ def test_metadata_is_compared_on_demand(
 def test_frame_rate_may_be_rounded(check: Callable[..., int], tmp_path: Path):
     """29.97 stands for 30000/1001; 30 does not."""
     media.make(tmp_path, "ntsc.mp4")
-    row = groundtruth.Segment("ntsc", 0.0, 1.0, "Jump", 2.002, "ntsc.mp4", 29.97, 60, ACTION)
+    row = groundtruth.AnnotatedSegment("ntsc", 0.0, 1.0, "Jump", 2.002, "ntsc.mp4", 29.97, 60, ACTION)
     assert check([row], folder=tmp_path) == 0
     assert check([dataclasses.replace(row, fps=30.0)], folder=tmp_path) == 1
 
@@ -228,7 +228,7 @@ def test_damaged_video_passes_with_the_frames_that_decode(
 ):
     """28 of 50, which is what the original counts."""
     shutil.copy(shared / "videos" / "corrupted.mp4", tmp_path)
-    row = groundtruth.Segment("corrupted", 0.0, 1.0, "Jump", 2.8, "corrupted.mp4", 10.0, 28, ACTION)
+    row = groundtruth.AnnotatedSegment("corrupted", 0.0, 1.0, "Jump", 2.8, "corrupted.mp4", 10.0, 28, ACTION)
     assert check([row, dataclasses.replace(row, start_sec=0.5)], folder=tmp_path) == 0
     assert capsys.readouterr().out.count("'corrupted.mp4': 28 of 50 frames decode (Invalid data") == 1
     assert check([dataclasses.replace(row, num_frames=29, video_duration_sec=2.9)], folder=tmp_path) == 1
@@ -241,10 +241,10 @@ def test_released_files_have_the_flaws_that_are_known(split: str, outside: int, 
     folder = shared / "annotations"
     rows = groundtruth.read_groundtruth_rows(folder / f"thumos14_{split}_tsp_groundtruth.csv")
     labels = validate.read_labels([folder / "thumos14_action_label_mapping.json"])
-    findings = list(validate.check_rows(rows, labels, lenient=False))
+    findings = list(row_checks.check_rows(rows, labels, lenient=False))
     assert sum(not finding.is_warning for finding in findings) == outside
     assert sum(finding.is_warning for finding in findings) == overlapping
-    assert all(finding.is_warning for finding in validate.check_rows(rows, labels, lenient=True))
+    assert all(finding.is_warning for finding in row_checks.check_rows(rows, labels, lenient=True))
 
 
 def test_wrong_use_is_status_2(check: Callable[..., int], videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
