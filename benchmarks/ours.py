@@ -18,7 +18,7 @@ from tsp_jax import checkpoints, transforms, weights
 from tsp_jax.extraction import batches
 from tsp_jax.models import functional, tsp
 from tsp_jax.system import compilation, cpu, malloc, sharding, timing
-from tsp_jax.training import optim, train_step
+from tsp_jax.training import classification, encoder_task, optim, train_step
 
 # ---------------------------------------------------------------------------------------------------------- for model.py
 
@@ -139,7 +139,8 @@ def training(spec: dict[str, Any]) -> alternate.Side:
 
     The outputs are the losses of the first two steps.
     """
-    from tsp_jax import config, input_pipeline, train  # timing the networks alone needs none of their packages
+    from tsp_jax import config, input_pipeline  # timing the networks alone needs none of their packages
+    from tsp_jax.training import feed
 
     cores = start(spec["batch"])
     checkpoint, mesh = seeded_checkpoint(spec), sharding.make_mesh(cores=cores)
@@ -148,7 +149,7 @@ def training(spec: dict[str, Any]) -> alternate.Side:
     batches = input_pipeline.train_batches(
         split, global_batch_size=spec["batch"], seed=0, balanced=True, num_threads=config.Run().reader_threads
     )
-    ahead = train.Prefetch(batches, mesh)
+    ahead = feed.Feed(encoder_task.host_batches(batches, split), mesh)
     state = jax.device_put(train_step.init_state(checkpoint.variables, optimizer), sharding.replicated(mesh))
     losses = []
 
@@ -225,18 +226,18 @@ def seeded_checkpoint(spec: dict[str, Any]) -> checkpoints.Checkpoint:
 
 
 def _train_step(checkpoint: checkpoints.Checkpoint, spec: dict[str, Any], **options: Any) -> tuple[optim.Optimizer, Any]:
-    """Returns the optimizer and the step of training. `options` are passed to `make_train_step`."""
+    """Returns the optimizer and the step of training. `options` are those of `classification.ClipLoss`, and `mesh`."""
+    rates = {"stem": 0.0, "backbone": seeded.BACKBONE_LR, "fc": seeded.FC_LR}
     optimizer = optim.sgd(
-        backbone_lr=seeded.BACKBONE_LR,
-        fc_lr=seeded.FC_LR,
+        rates,
+        encoder_task.group_of,
+        optim.warmup_multistep(0, (), 0.01),
         momentum=seeded.MOMENTUM,
         weight_decay=seeded.WEIGHT_DECAY,
-        warmup_steps=0,
-        milestones=(),
     )
-    dtype, heads = batches.DTYPES[spec["dtype"]], ("action", "temporal_region")
-    one = train_step.make_train_step(checkpoint.config, optimizer, heads=heads, alphas=(1.0, 1.0), dtype=dtype, **options)
-    return optimizer, one
+    dtype, how = batches.DTYPES[spec["dtype"]], train_step.Options(mesh=options.pop("mesh"))
+    loss = classification.ClipLoss(checkpoint.config, classification.LABELS, (1.0, 1.0), dtype, **options)
+    return optimizer, train_step.make_step(loss, optimizer, how)
 
 
 def batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ Result: not yet run.
 import ml_collections
 
 from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
@@ -17,7 +18,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     page = config.page_arguments(arguments, backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"), downscale=(1, 2, 4))
     rates = {"r2plus1d_34": (1e-4, 2e-3), "r2plus1d_18": (1e-4, 4e-3), "r3d_18": (1e-3, 1e-2)}
     backbone_lr, fc_lr = rates[page.backbone]
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": page.backbone, "labels": ("action",), "label_counts": (200,)},
         data={
             "folder": "data/activitynet/jpeg/1.0.0",

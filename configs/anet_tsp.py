@@ -10,6 +10,7 @@ Result: not yet run.
 import ml_collections
 
 from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
@@ -23,7 +24,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     )
     labels = tuple(page.labels.split("+"))
     classes = {"action": 200, "temporal_region": 2}
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": page.backbone, "labels": labels, "label_counts": tuple(classes[label] for label in labels)},
         data={
             "folder": "data/activitynet/jpeg/1.0.0",

@@ -9,6 +9,7 @@ Result: not yet run.
 import ml_collections
 
 from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
@@ -20,7 +21,7 @@ def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
         gvf=("max", "avg", "none"),
         downscale=(1, 2, 4),
     )
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": page.backbone, "labels": ("action", "temporal_region"), "label_counts": (page.classes, 2)},
         data={
             "folder": "records/video_folder/jpeg/1.0.0",

@@ -9,12 +9,12 @@ Result: 89.6 % accuracy of the action on held-out clips, five per segment, as a 
 
 import ml_collections
 
-from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the recipe."""
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": "r3d_tiny", "labels": ("action",), "label_counts": (6,)},
         data={
             "folder": "data/video_folder/jpeg/1.0.0",

@@ -10,12 +10,12 @@ Result: 94.9 % accuracy of the action and 96.8 % of the temporal region on held-
 
 import ml_collections
 
-from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the recipe."""
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": "r3d_tiny", "labels": ("action", "temporal_region"), "label_counts": (6, 2)},
         data={
             "folder": "data/video_folder/jpeg/1.0.0",

@@ -10,12 +10,13 @@ Result: not yet run.
 import ml_collections
 
 from tsp_jax import config
+from tsp_jax.training import encoder_task
 
 
 def get_config(arguments: str | None = None) -> ml_collections.ConfigDict:
     """Returns the recipe. `downscale` divides the batch size and the learning rates, for a small memory."""
     page = config.page_arguments(arguments, backbone=("r2plus1d_34", "r2plus1d_18", "r3d_18"), downscale=(1, 2, 4))
-    return config.recipe(
+    return encoder_task.recipe(
         model={"backbone": page.backbone, "labels": ("action",), "label_counts": (20,)},
         data={
             "folder": "data/thumos14/jpeg/1.0.0",

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import ml_collections
 import pytest
 
-from tsp_jax import config
-from tsp_jax.models import functional
-from tsp_jax.training import optim, train_step
+import train_child
+from tsp_jax import config, train
+from tsp_jax.models import backbones, functional
+from tsp_jax.training import classification, encoder_task, train_step
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -32,8 +33,12 @@ def page(name: str, arguments: str | None = None) -> ml_collections.ConfigDict:
     return module.get_config() if arguments is None else module.get_config(arguments)
 
 
-def recipe(name: str, arguments: str | None = None) -> config.Recipe:
-    return config.read(page(name, arguments))
+def read(content: ml_collections.ConfigDict) -> encoder_task.Recipe:
+    return config.read(content, encoder_task.Recipe)
+
+
+def recipe(name: str, arguments: str | None = None) -> encoder_task.Recipe:
+    return read(page(name, arguments))
 
 
 @pytest.mark.slow
@@ -48,38 +53,29 @@ def recipe(name: str, arguments: str | None = None) -> config.Recipe:
         ("folder_tsp", "classes=7,backbone=r3d_18,gvf=none,downscale=4"),
     ],
 )
-def test_page_builds_its_step(name: str, arguments: str | None) -> None:
+def test_page_builds_its_step(name: str, arguments: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks are small ones of the page's family; whole ones are traced in test_train_step.py."""
+    for small, spec in train_child.small_backbones().items():
+        monkeypatch.setitem(backbones.BACKBONES, small, spec)
     found = recipe(name, arguments)
-    optimizer = optim.sgd(
-        backbone_lr=found.optim.backbone_lr,
-        fc_lr=found.optim.fc_lr,
-        stem_lr=found.optim.stem_lr,
-        momentum=found.optim.momentum,
-        weight_decay=found.optim.weight_decay,
-        warmup_steps=found.optim.warmup_epochs * 100,
-        milestones=tuple(epoch * 100 for epoch in found.optim.milestones),
-        gamma=found.optim.gamma,
+    if found.model.backbone != "r3d_tiny":
+        found = dataclasses.replace(found, model=dataclasses.replace(found.model, backbone=f"train_{found.model.backbone}"))
+    optimizer, compute = encoder_task.make_optimizer(found.optim, 100, 1), found.compute
+    loss = classification.ClipLoss(
+        found.model_config, found.model.labels, found.loss.alphas, jnp.dtype(compute.dtype), compute.remat
     )
-    step = train_step.make_train_step(
-        found.model_config,
-        optimizer,
-        heads=found.model.labels,
-        alphas=found.loss.alphas,
-        dtype=jnp.dtype(found.compute.dtype),
-        batch_norm=found.compute.batch_norm,
-        accumulate=found.compute.accumulate,
-        remat=found.compute.remat,
-    )
+    step = train_step.make_step(loss, optimizer, train_step.Options(None, compute.batch_norm, compute.accumulate))
     rows = found.data.batch_size
     state = jax.eval_shape(lambda v: train_step.init_state(v, optimizer), functional.shapes(found.model_config))
     batch = {
         "video": jax.ShapeDtypeStruct((rows, 16, 128, 171, 3), jnp.uint8),
         "crop": jax.ShapeDtypeStruct((rows, 2), jnp.int32),
         "flip": jax.ShapeDtypeStruct((rows,), jnp.bool_),
-        **{label: jax.ShapeDtypeStruct((rows,), jnp.int32) for label in config.LABELS},
+        **{label: jax.ShapeDtypeStruct((rows,), jnp.int32) for label in classification.LABELS},
     }
     if found.data.gvf:
-        batch["gvf"] = jax.ShapeDtypeStruct((rows, 512), jnp.float32)
+        width = backbones.BACKBONES[found.model.backbone].width
+        batch["gvf"] = jax.ShapeDtypeStruct((rows, width), jnp.float32)
     new, _ = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), new) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
@@ -90,9 +86,9 @@ def test_page_builds_its_step(name: str, arguments: str | None) -> None:
     ("name", "rates", "labels", "counts", "gvf", "splits"),
     # Source: TSP's released training scripts.
     [
-        ("anet_tsp", (1e-4, 2e-3), config.LABELS, (200, 2), "max", ("train", "valid")),
+        ("anet_tsp", (1e-4, 2e-3), classification.LABELS, (200, 2), "max", ("train", "valid")),
         ("anet_tac", (1e-4, 2e-3), ("action",), (200,), "", ("train", "valid")),
-        ("thumos14_tsp", (1e-4, 4e-3), config.LABELS, (20, 2), "max", ("valid", "test")),
+        ("thumos14_tsp", (1e-4, 4e-3), classification.LABELS, (20, 2), "max", ("valid", "test")),
         ("thumos14_tac", (1e-5, 2e-3), ("action",), (20,), "", ("valid", "test")),
     ],
 )
@@ -100,14 +96,14 @@ def test_page_has_the_originals_values(
     name: str, rates: tuple[float, float], labels: tuple[str, ...], counts: tuple[int, ...], gvf: str, splits: tuple[str, str]
 ) -> None:
     found = recipe(name)
-    assert found.model == config.Model("r2plus1d_34", labels, counts)
-    assert found.optim == config.Optim(*rates, 0.0, 0.9, 0.005, 2, (4, 6), 0.01, 8, True)
+    assert found.model == encoder_task.Model("r2plus1d_34", labels, counts)
+    assert found.optim == encoder_task.Optim(*rates, 0.0, 0.9, 0.005, 2, (4, 6), 0.01, 8, True)
     assert found.data.gvf.endswith(f"r2plus1d_34-{gvf}_gvf.h5" if gvf else "") and bool(found.data.gvf) == bool(gvf)
     assert (found.data.train_split, found.data.valid_split) == splits
     assert (found.data.batch_size, found.data.clips_per_segment, found.data.balanced) == (32, 5, False)
     assert found.loss.alphas == (1.0,) * len(labels)
-    assert found.compute == config.Compute("float32", "per_device", 1, False)
-    assert found.init == config.Init("r2plus1d_34-kinetics_init", "new")
+    assert found.compute == encoder_task.Compute("float32", "per_device", 1, False)
+    assert found.init == encoder_task.Init("r2plus1d_34-kinetics_init", "new")
 
 
 @pytest.mark.parametrize(
@@ -154,43 +150,43 @@ def test_mistakes_in_page_arguments_are_told_together() -> None:
 
 def test_misspelt_section_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="optimizer"):
-        config.recipe(**SECTIONS, optimizer={})
+        encoder_task.recipe(**SECTIONS, optimizer={})
 
 
 @pytest.mark.parametrize("section", [*SECTIONS, "compute"])
 def test_misspelt_key_is_a_type_error(section: str) -> None:
     with pytest.raises(TypeError, match="bakbone"):
-        config.recipe(**{**SECTIONS, section: {**SECTIONS.get(section, {}), "bakbone": 1}})
+        encoder_task.recipe(**{**SECTIONS, section: {**SECTIONS.get(section, {}), "bakbone": 1}})
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_missing_key_is_a_type_error(section: str) -> None:
     with pytest.raises(TypeError, match="missing"):
-        config.recipe(**{**SECTIONS, section: {}})
+        encoder_task.recipe(**{**SECTIONS, section: {}})
 
 
 def test_unknown_key_can_not_be_set_on_a_recipe() -> None:
-    found = config.recipe(**SECTIONS)
+    found = encoder_task.recipe(**SECTIONS)
     with pytest.raises(AttributeError, match="bakbone"):
         found.model.bakbone = "r3d_18"
 
 
 def test_read_gives_back_what_the_page_says() -> None:
-    found = config.read(config.recipe(**SECTIONS, seed=3))
-    assert found.optim == config.Optim(1e-4, 2e-3) and found.seed == 3
-    assert found.model == config.Model("r3d_18", ("action",), (20,))
+    found = read(encoder_task.recipe(**SECTIONS, seed=3))
+    assert found.optim == encoder_task.Optim(1e-4, 2e-3) and found.seed == 3
+    assert found.model == encoder_task.Model("r3d_18", ("action",), (20,))
 
 
 def test_whole_numbers_and_lists_stand_for_floats_and_tuples() -> None:
-    changed = config.recipe(**SECTIONS).to_dict()
+    changed = encoder_task.recipe(**SECTIONS).to_dict()
     changed["optim"]["backbone_lr"], changed["loss"]["alphas"], changed["optim"]["milestones"] = 1, [2], [3]
-    found = config.read(ml_collections.ConfigDict(changed))
+    found = read(ml_collections.ConfigDict(changed))
     assert (found.optim.backbone_lr, found.loss.alphas, found.optim.milestones) == (1.0, (2.0,), (3,))
     assert isinstance(found.optim.backbone_lr, float) and isinstance(found.loss.alphas[0], float)
 
 
 def test_all_mistakes_of_a_config_are_told_together() -> None:
-    wrong = config.recipe(**SECTIONS).to_dict()
+    wrong = encoder_task.recipe(**SECTIONS).to_dict()
     wrong["model"]["backbone"] = "r3d"
     wrong["data"] |= {"batch_size": 0, "balanced": 1}
     wrong["optim"] |= {"milestones": (6, 4), "epochs": 2.5, "momentum": 1.0, "backbone_lr": "fast"}
@@ -200,7 +196,7 @@ def test_all_mistakes_of_a_config_are_told_together() -> None:
     wrong["seed"] = -1
     wrong["extra"] = {}
     with pytest.raises(ValueError) as caught:
-        config.read(ml_collections.ConfigDict(wrong))
+        read(ml_collections.ConfigDict(wrong))
     lines = str(caught.value).splitlines()
     assert lines[0] == "the config has 13 mistakes:"
     assert [line.strip().split(": ")[0] for line in lines[1:]] == sorted([
@@ -213,13 +209,13 @@ def test_all_mistakes_of_a_config_are_told_together() -> None:
 
 def test_batch_that_accumulation_can_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data.batch_size: expected a multiple of compute.accumulate, 3, found 32"):
-        config.recipe(**SECTIONS, compute={"accumulate": 3})
+        encoder_task.recipe(**SECTIONS, compute={"accumulate": 3})
 
 
 def test_flags_change_values_of_every_type() -> None:
     changes = ["optim.backbone_lr=3", "optim.milestones=2,3", "data.balanced=true", "loss.alphas=(1, 0.5)", "seed=4"]
     changes += ["model.label_counts=20,2", "init.checkpoint=runs/a=b", "compute.dtype=bfloat16", "data.batch_size=64"]
-    found = config.read(config.load(f"{ROOT}/configs/thumos14_tsp.py:backbone=r3d_18", changes))
+    found = train.read_recipe(f"{ROOT}/configs/thumos14_tsp.py:backbone=r3d_18", changes)[1]
     assert (found.optim.backbone_lr, found.optim.milestones, found.data.balanced) == (3.0, (2, 3), True)
     assert (found.loss.alphas, found.seed, found.model.label_counts) == ((1.0, 0.5), 4, (20, 2))
     assert (found.init.checkpoint, found.compute.dtype, found.data.batch_size) == ("runs/a=b", "bfloat16", 64)
@@ -229,7 +225,7 @@ def test_flags_change_values_of_every_type() -> None:
 def test_all_wrong_flags_are_told_together() -> None:
     changes = ["optim.bakbone_lr=1", "optim.epochs=2.5", "data.balanced=maybe", "compute.dtype=float16", "zzz=1", "loss=3"]
     with pytest.raises(ValueError) as caught:
-        config.load(f"{ROOT}/configs/anet_tac.py", changes)
+        train.read_recipe(f"{ROOT}/configs/anet_tac.py", changes)
     assert str(caught.value).splitlines() == [
         "the flags --config.… have 6 mistakes:",
         "  optim.bakbone_lr: unknown; did you mean optim.backbone_lr?",
@@ -251,7 +247,7 @@ def test_file_that_is_no_page_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_differences_are_of_what_is_learned() -> None:
-    first, second = (config.read(config.recipe(**SECTIONS)) for _ in range(2))
+    first, second = (read(encoder_task.recipe(**SECTIONS)) for _ in range(2))
     assert config.differences(dataclasses.asdict(first), json.loads(json.dumps(dataclasses.asdict(second)))) == []
     changed = dataclasses.asdict(second)
     changed["run"]["log_every_steps"], changed["optim"]["gamma"], changed["seed"] = 3, 0.5, 2

@@ -28,10 +28,10 @@ import train_driver
 from convert import orbax_to_torch
 from data_builders import build, gvf, metadata, synthetic
 from data_builders import groundtruth as groundtruth_command
-from tsp_jax import checkpoints, extract, global_features, groundtruth, train
+from tsp_jax import checkpoints, config, extract, global_features, groundtruth, train
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
-from tsp_jax.training import run_checkpoints, run_log
+from tsp_jax.training import encoder_task, interruption, loop, run_checkpoints, run_folder, run_log, train_step, warm_start
 
 ROOT = Path(__file__).parents[1]
 DRIVER = Path(__file__).with_name("train_driver.py")
@@ -162,7 +162,7 @@ def saved(workdir: Path, name: str = "last") -> tuple[dict[str, np.ndarray], dic
     tree = manager.item_metadata(step)["state"].tree
     like = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for key, leaf in tree.items()}
     found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
-    page = keeper.page()
+    page = keeper.metadata()
     keeper.close()
     return {key: np.asarray(leaf) for key, leaf in found["state"].items()}, page
 
@@ -221,14 +221,16 @@ def test_run_stopped_at_a_random_step_goes_on_to_the_same_bits(
 def test_run_stopped_within_the_evaluation_evaluates_again(
     data: Path, whole: Path, tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate = train.Evaluator.evaluate
+    evaluate = encoder_task.EncoderTask.evaluate
 
-    def interrupted(self: train.Evaluator, variables: functional.Variables) -> dict[str, float] | None:
+    def interrupted(
+        self: encoder_task.EncoderTask, state: train_step.TrainState, stop: interruption.Interruption
+    ) -> dict[str, float] | None:
         os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(self, variables)
+        return evaluate(self, state, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Evaluator, "evaluate", interrupted)
+        patch.setattr(encoder_task.EncoderTask, "evaluate", interrupted)
         assert train.main(flags(data, tmp_path / "run")) == 130
     assert f"stopped after step {STEPS_PER_EPOCH} of {STEPS}" in capsys.readouterr().out
     assert train.main(flags(data, tmp_path / "run")) == 0
@@ -327,7 +329,7 @@ def test_other_config_is_refused_with_the_difference(
 
 
 def test_workdir_in_use_is_refused(data: Path, tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
-    with train.locked(tmp_path / "run"):
+    with run_folder.locked(tmp_path / "run"):
         assert train.main(flags(data, tmp_path / "run")) == 2
     assert "another run is training there" in capsys.readouterr().err
 
@@ -379,6 +381,21 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_clips(
     assert len(lines) == first + 5 and all("line " in clip and ".mp4 from " in clip for clip in clips)
     state, page = saved(tmp_path / "run")
     assert page["step"] == failed - 1 and all(np.isfinite(leaf).all() for leaf in state.values())
+
+
+def test_host_waits_for_each_step_on_a_cpu_alone(
+    data: Path, whole: Path, tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, block = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: (waits.append(tree), block(tree))[1])
+    assert train.main(flags(data, tmp_path / "cpu")) == 0
+    assert len(waits) == STEPS
+    waits.clear()
+    monkeypatch.setattr(loop, "waits_for_steps", lambda mesh: False)  # as on a GPU or TPU
+    assert train.main(flags(data, tmp_path / "gpu")) == 0
+    assert waits == []
+    for name in ("cpu", "gpu"):
+        assert_same_bits(whole, tmp_path / name)
 
 
 # ------------------------------------------------------------------------------------------------ what a run leaves behind
@@ -437,19 +454,24 @@ def test_best_weights_extract_as_any_checkpoint(data: Path, whole: Path, tmp_pat
 # ----------------------------------------------------------------------------------------------------------------- start
 
 
-def recipe_of(checkpoint: Path | str, heads: str, backbone: str = "tiny", label_counts: str = "3,2") -> train.config.Recipe:
+def recipe_of(checkpoint: Path | str, heads: str, backbone: str = "tiny", label_counts: str = "3,2") -> encoder_task.Recipe:
     more = [
         f"model.backbone={backbone}",
         f"model.label_counts={label_counts}",
         f"init.checkpoint={checkpoint}",
         f"init.heads={heads}",
     ]
-    return train.config.read(train.config.load(str(ROOT / "configs" / "synthetic_tsp.py"), more))
+    return train.read_recipe(str(ROOT / "configs" / "synthetic_tsp.py"), more)[1]
+
+
+def start_variables(recipe: encoder_task.Recipe) -> tuple[functional.Variables, list[str]]:
+    init = recipe.init
+    return warm_start.variables(recipe.model_config, init.checkpoint, keep_heads=init.heads == "kept", seed=recipe.seed)
 
 
 def test_new_heads_are_drawn_and_the_backbone_is_loaded(whole: Path, tiny: None) -> None:
     loaded = checkpoints.load(whole / "best")
-    variables, lines = train.starting_variables(recipe_of(whole, "new", label_counts="5,2"))
+    variables, lines = start_variables(recipe_of(whole, "new", label_counts="5,2"))
     fresh = functional.init(tsp.ModelConfig("tiny", (5, 2)), 0)
     for key, leaf in trees.flatten(variables).items():
         source = loaded.variables if key.startswith("features") else fresh
@@ -458,7 +480,7 @@ def test_new_heads_are_drawn_and_the_backbone_is_loaded(whole: Path, tiny: None)
 
 
 def test_kept_heads_are_the_checkpoints(whole: Path, tiny: None) -> None:
-    variables, lines = train.starting_variables(recipe_of(whole / "last", "kept"))
+    variables, lines = start_variables(recipe_of(whole / "last", "kept"))
     assert checkpoints.weights_sha256(variables) == checkpoints.load(whole / "last").weights_sha256
     assert lines[1] == "heads: fc1, fc2 kept"
 
@@ -472,7 +494,7 @@ def test_kept_heads_are_the_checkpoints(whole: Path, tiny: None) -> None:
 )
 def test_weights_that_do_not_fit_are_refused(whole: Path, tiny: None, backbone: str, label_counts: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train.starting_variables(recipe_of(whole, "kept", backbone, label_counts))
+        start_variables(recipe_of(whole, "kept", backbone, label_counts))
 
 
 # ----------------------------------------------------------------------------------------------------------------- recipes
@@ -484,7 +506,7 @@ PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 def test_page_runs_three_steps(
     page: str, synthetic_data: Path, tmp_path: Path, tiny: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sections = train.config.load(str(ROOT / "configs" / f"{page}.py")).to_dict()
+    sections = config.load(str(ROOT / "configs" / f"{page}.py")).to_dict()
     more = ["--config.optim.epochs=1", "--config.data.clips_per_segment=1", "--config.data.batch_size=3"]
     more += ["--config.run.log_every_steps=1"]
     if sections["data"]["gvf"]:
@@ -528,7 +550,7 @@ def test_commands_of_the_readme_train(
         if module == "tsp_jax.train":
             page = arguments[arguments.index("--config") + 1]
             assert (ROOT / page.split(":")[0]).is_file()
-            vectors = train.config.load(str(ROOT / page)).data.gvf  # the page names the file that the command before made
+            vectors = config.load(str(ROOT / page)).data.gvf  # the page names the file that the command before made
             small = [*flags(data, tmp_path)[4:], "--config.optim.epochs=1", "--config.optim.milestones=1"]
             arguments = [f"{ROOT}/{page}" if part == page else part for part in arguments]
             arguments += [*small, f"--config.data.gvf={vectors}"]

@@ -20,7 +20,7 @@ import pytest
 import train_child
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
-from tsp_jax.training import optim, train_step
+from tsp_jax.training import classification, encoder_task, optim, train_step
 
 # Two programs for the same sums in float64, some steps long.
 EXACT = 1e-10
@@ -60,10 +60,10 @@ def test_five_steps_are_those_of_the_originals_loop(reference: ModuleType, x64: 
     reference.assert_close(state.variables["batch_stats"], after["batch_stats"], EXACT)
     assert [float(x.loss) for x in seen] == pytest.approx([log["loss"] for log in logs], rel=EXACT)
     for ours, log in zip(seen, logs, strict=True):
-        assert [int(n) for n in ours.counts.labelled] == log["labelled"]
-        assert [int(n) for n in ours.counts.correct] == log["correct"]
-        np.testing.assert_allclose(ours.counts.loss_sum, log["loss_sum"], rtol=EXACT)
-    assert seen[2].counts.labelled[0] == seen[2].counts.loss_sum[0] == 0
+        assert [int(n) for n in ours.sums.labelled] == log["labelled"]
+        assert [int(n) for n in ours.sums.correct] == log["correct"]
+        np.testing.assert_allclose(ours.sums.loss_sum, log["loss_sum"], rtol=EXACT)
+    assert seen[2].sums.labelled[0] == seen[2].sums.loss_sum[0] == 0
     assert state.step == 5 and all(x.finite for x in seen)
 
 
@@ -80,7 +80,7 @@ def test_one_label_trains_one_head(
     before = reference.to_variables(net, np.float64)
     batches = [train_child.make_batch(seed, 4) for seed in range(3)]
     config = tsp.ModelConfig("train_r3d_18", label_counts, gvf)
-    state, seen = train_child.train(config, before, batches, heads=heads, alphas=(2.0,), stem_lr=0.01)
+    state, seen = train_child.train(config, before, batches, labels=heads, alphas=(2.0,), stem_lr=0.01)
     logs = torch_steps(reference, net, batches, heads=heads, alphas=(2.0,), stem_lr=0.01)
     after = reference.to_variables(net, np.float64)
     assert_same_updates(state.variables["params"], before["params"], after["params"], 1e-7)
@@ -152,11 +152,11 @@ def test_batch_with_a_nan_is_reported(x64: None, small: None) -> None:
 
 def test_uint8_video_is_cropped_flipped_and_normalized_on_the_device(small: None) -> None:
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
-    optimizer, step = make_step(config, dtype=jnp.bfloat16, prepare=train_step.augmented_clips)
+    optimizer, step = make_step(config, dtype=jnp.bfloat16, prepare=classification.augmented_clips)
     state = jax.eval_shape(lambda: train_step.init_state(functional.init(config, 0), optimizer))
     new, seen = jax.eval_shape(step, state, {**batch_shapes(4), "gvf": jax.ShapeDtypeStruct((4, 12), jnp.float32)})
     assert jax.tree.map(spec, new) == jax.tree.map(spec, state)
-    assert seen.loss.dtype == seen.counts.loss_sum.dtype == jnp.float32
+    assert seen.loss.dtype == seen.sums.loss_sum.dtype == jnp.float32
 
 
 def test_evaluation_counts_the_labelled_rows_alone(x64: None, small: None) -> None:
@@ -164,7 +164,7 @@ def test_evaluation_counts_the_labelled_rows_alone(x64: None, small: None) -> No
     variables, batch = drawn(config), train_child.make_batch(0, 6)
     # Filled up: the rows added have no label.
     padded = {key: np.concatenate([rows, np.full_like(rows[:2], -1)]) for key, rows in batch.items()}
-    step = train_step.make_eval_step(config, heads=train_child.HEADS, dtype=jnp.float64, prepare=train_child.clips_of)
+    step = train_step.make_eval_step(train_child.clip_loss(config).evaluate)
     counts = step.lower(variables, padded).compile(train_child.QUICK)(variables, padded)
     evaluate = jax.jit(tsp.evaluate, static_argnums=0, compiler_options=train_child.QUICK)
     _, logits = evaluate(config, variables, batch["clips"], batch["gvf"])
@@ -179,12 +179,13 @@ def test_evaluation_counts_the_labelled_rows_alone(x64: None, small: None) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": ("action",)}, r"a model of 2 heads \(fc1, fc2\) .* labels \('action',\) and alphas \(1.0, 0.5\)"),
+        ({"labels": ("action",)}, r"a model of 2 heads \(fc1, fc2\) .* labels \('action',\) and alphas \(1.0, 0.5\)"),
         ({"alphas": (1.0,)}, "one alpha a head"),
-        ({"batch_norm": "local"}, "batch_norm is 'global' or 'per_device'; got 'local'"),
+        ({"statistics": "local"}, "batch_norm is 'global' or 'per_device'; got 'local'"),
         ({"accumulate": 0}, "accumulate is at least 1; got 0"),
     ],
 )
+@pytest.mark.wrong_arguments
 def test_impossible_step_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_step(CONFIG, **options)
@@ -206,7 +207,7 @@ def test_four_devices_follow_one_device_or_ddp(reference: ModuleType, x64: None,
     # Some devices have no labelled row in some batch: 2 rows each.
     batches = [train_child.make_batch(seed, 8, action=seed != 1) for seed in range(3)]
     batches[0]["action"][4:] = -1
-    runs = [{}, {"batch_norm": "per_device"}, {"accumulate": 2}, {"batch_norm": "per_device", "cores": 2}, {"cores": 4}]
+    runs = [{}, {"statistics": "per_device"}, {"accumulate": 2}, {"statistics": "per_device", "cores": 2}, {"cores": 4}]
     train_child.save_inputs(tmp_path / "in.npz", variables, batches, runs)
     child = [sys.executable, train_child.__file__, tmp_path / "in.npz", tmp_path / "out.npz"]
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -241,7 +242,7 @@ backbones.BACKBONES.update(train_child.small_backbones())
 mesh, config = sharding.make_mesh(), tsp.ModelConfig("train_r3d_18", (7, 2), True)
 with jax.enable_x64(True):
     batch = sharding.make_global(train_child.make_batch(0, 8), mesh)
-    for options in ({}, {"accumulate": 2}, {"batch_norm": "per_device"}):
+    for options in ({}, {"accumulate": 2}, {"statistics": "per_device"}):
         program, _ = train_child.compiled(config, functional.init(config, 0), batch, mesh=mesh, **options)
         text = program.as_text()
         moved = [name for name in ("all-to-all", "collective-permute") if f" {name}(" in text]
@@ -294,25 +295,24 @@ def test_real_network_follows_the_originals_trace(reference: ModuleType, shared:
     # ours was 5e-4 from it, on the other side, and so 1.15e-3 from the trace.
     norms = (63.957575, 62.574247, 63.284614)
     # A stem that learns at 1e-30 stays where it is, but the trace's norm has its gradient.
-    optimizer = optim.sgd(stem_lr=1e-30, backbone_lr=1e-4, fc_lr=2e-3, warmup_steps=3, milestones=(5, 8), gamma=0.01)
+    rates, schedule = {"stem": 1e-30, "backbone": 1e-4, "fc": 2e-3}, optim.warmup_multistep(3, (5, 8), 0.01)
+    optimizer = optim.sgd(rates, encoder_task.group_of, schedule, momentum=0.9, weight_decay=0.005)
     variables = seeded_checkpoint(reference, folder)
     state = train_step.init_state(jax.tree.map(jnp.asarray, variables), optimizer)
     with np.load(folder / "train_batches.npz") as file:
         names = {"clips": "clip", "gvf": "gvf", "action": "action-label", "temporal_region": "temporal-region-label"}
         whole = {ours: file[theirs] for ours, theirs in names.items()}
-    step = train_step.make_train_step(
-        CONFIG, optimizer, heads=train_child.HEADS, alphas=(1.0, 1.0), prepare=train_child.clips_of
-    )
+    step = train_child.make_step(CONFIG, optimizer, alphas=(1.0, 1.0), dtype=jnp.float32)
     for index, expected in enumerate(trace):
         rates = optimizer.learning_rates(index)
-        assert [float(rates[group]) for group in optim.GROUPS] == pytest.approx(expected["lr"], rel=1e-6, abs=1e-12)
+        assert [float(rates[group]) for group in encoder_task.GROUPS] == pytest.approx(expected["lr"], rel=1e-6, abs=1e-12)
         batch = {
             key: np.asarray(rows[index], np.float32 if rows.dtype.kind == "f" else np.int32) for key, rows in whole.items()
         }
         batch["clips"] = batch["clips"].transpose(0, 2, 3, 4, 1)
         state, seen = step(state, batch)
         assert float(seen.loss) == pytest.approx(expected["loss"], rel=1e-4)
-        head_losses = np.asarray(seen.counts.loss_sum) / np.asarray(seen.counts.labelled)
+        head_losses = np.asarray(seen.sums.loss_sum) / np.asarray(seen.sums.labelled)
         assert list(head_losses) == pytest.approx(expected["head_losses"], rel=1e-4)
         assert float(seen.grad_norm) == pytest.approx(norms[index], rel=1e-3)
         assert float(seen.grad_norm) == pytest.approx(expected["grad_norm_total"], rel=2e-3)
@@ -421,9 +421,8 @@ def drawn(config: tsp.ModelConfig) -> functional.Variables:
 
 def make_step(config: tsp.ModelConfig, stem_lr: float = 0.0, **options: Any) -> tuple[optim.Optimizer, Any]:
     """An optimizer and a step for it."""
-    optimizer = optim.sgd(**train_child.RATES, **train_child.SCHEDULE, stem_lr=stem_lr)
-    defaults = {"heads": train_child.HEADS, "alphas": train_child.ALPHAS, "dtype": jnp.float64, "prepare": train_child.clips_of}
-    return optimizer, train_step.make_train_step(config, optimizer, **{**defaults, **options})
+    optimizer = train_child.sgd(stem_lr)
+    return optimizer, train_child.make_step(config, optimizer, **options)
 
 
 def lower_step(config: tsp.ModelConfig, **options: Any) -> Any:

@@ -15,15 +15,15 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import sharding, trees
-from tsp_jax.training import optim, processes, train_step
+from tsp_jax.training import classification, encoder_task, optim, processes, train_step
 
 # No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
-SCHEDULE: dict[str, Any] = {"warmup_steps": 2, "milestones": (3, 4), "gamma": 0.1}
 RATES = {"backbone_lr": 0.02, "fc_lr": 0.1}
 HEADS, ALPHAS = ("action", "temporal_region"), (1.0, 0.5)
 # Programs that run a few times: to optimize them takes longer than to run them.
@@ -52,9 +52,29 @@ def make_batch(seed: int, rows: int, action: bool = True) -> dict[str, np.ndarra
     }
 
 
-def clips_of(batch: train_step.Batch, dtype: jnp.dtype) -> jax.Array:
+def clips_of(batch: train_step.Batch, dtype: DTypeLike) -> jax.Array:
     """The batch's clips, which come normalized."""
     return batch["clips"].astype(dtype)
+
+
+def sgd(stem_lr: float = 0.0) -> optim.Optimizer:
+    """SGD with two iterations of warm-up, and a tenth of the learning rates from iteration 3 and again from 4."""
+    rates = {"stem": stem_lr, "backbone": RATES["backbone_lr"], "fc": RATES["fc_lr"]}
+    schedule = optim.warmup_multistep(2, (3, 4), 0.1)
+    return optim.sgd(rates, encoder_task.group_of, schedule, momentum=0.9, weight_decay=0.005)
+
+
+def clip_loss(config: tsp.ModelConfig, **options: Any) -> classification.ClipLoss:
+    """The loss of the batches that `make_batch` draws, in float64."""
+    defaults = {"labels": HEADS, "alphas": ALPHAS, "dtype": jnp.float64, "prepare": clips_of}
+    return classification.ClipLoss(config, **{**defaults, **options})
+
+
+def make_step(config: tsp.ModelConfig, optimizer: optim.Optimizer, **options: Any) -> Any:
+    """The step; `options` are those of `train_step.Options` and of `clip_loss`."""
+    keys = ("mesh", "statistics", "accumulate", "average_decay")
+    how = train_step.Options(**{key: options.pop(key) for key in keys if key in options})
+    return train_step.make_step(clip_loss(config, **options), optimizer, how)
 
 
 def train(
@@ -63,7 +83,7 @@ def train(
     batches: list[Mapping[str, Any]],
     stem_lr: float = 0.0,
     **options: Any,
-) -> tuple[train_step.TrainState, list[train_step.StepMetrics]]:
+) -> tuple[train_step.TrainState, list[train_step.StepSums]]:
     """The state after a step on each batch, and what the steps saw."""
     program, state = compiled(config, variables, batches[0], stem_lr, **options)
     seen = []
@@ -77,20 +97,19 @@ def compiled(
     config: tsp.ModelConfig, variables: functional.Variables, batch: Mapping[str, Any], stem_lr: float = 0.0, **options: Any
 ) -> tuple[Any, train_step.TrainState]:
     """The step's program, and the state before the first step."""
-    optimizer = optim.sgd(**RATES, **SCHEDULE, stem_lr=stem_lr)
-    options = {"heads": HEADS, "alphas": ALPHAS, "dtype": jnp.float64, "prepare": clips_of, **options}
-    step = train_step.make_train_step(config, optimizer, **options)
+    optimizer = sgd(stem_lr)
+    step = make_step(config, optimizer, **options)
     state = train_step.init_state(jax.tree.map(jnp.asarray, variables), optimizer)
     if options.get("mesh") is not None:
         state = jax.device_put(state, sharding.replicated(options["mesh"]))
     return step.lower(state, batch).compile(compiler_options=QUICK), state
 
 
-def results(state: train_step.TrainState, seen: list[train_step.StepMetrics]) -> dict[str, np.ndarray]:
+def results(state: train_step.TrainState, seen: list[train_step.StepSums]) -> dict[str, np.ndarray]:
     """Flat arrays of a run: the variables by dotted name, and each metric of all steps."""
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *seen)
-    counts = {f"metrics.{name}": array for name, array in stacked.counts._asdict().items()}
-    rest = {f"metrics.{name}": array for name, array in stacked._asdict().items() if name != "counts"}
+    counts = {f"metrics.{name}": array for name, array in stacked.sums._asdict().items()}
+    rest = {f"metrics.{name}": array for name, array in stacked._asdict().items() if name != "sums"}
     return {**{key: np.asarray(leaf) for key, leaf in trees.flatten(state.variables).items()}, **counts, **rest}
 
 

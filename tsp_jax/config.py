@@ -1,4 +1,9 @@
-"""A recipe of training: its sections and their defaults, the pages in `configs/`, and the check of one."""
+"""Recipes of training: the pages in `configs/`, the flags that change them, and the check of one; for any kind of recipe.
+
+A recipe is a frozen dataclass. Its fields are sections, dataclasses themselves, and single values such as `seed`. A page's
+function `get_config` returns its content as a ConfigDict, made by `page`. Flags are parsed here, not by
+`ml_collections.config_flags`: it reads `sys.argv` alone, stops at the first mistake, and shows the traceback of a wrong page.
+"""
 
 import dataclasses
 import difflib
@@ -8,121 +13,22 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import ml_collections
 
-from tsp_jax.models import tsp
-
-LABELS = ("action", "temporal_region")
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The network.
-
-    Attributes:
-      backbone: a key of `backbones.BACKBONES`.
-      labels: what each head tells: `action`, `temporal_region`, or both in that order.
-      label_counts: classes of each head.
-    """
-
-    backbone: str
-    labels: tuple[str, ...]
-    label_counts: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The clips.
-
-    Attributes:
-      folder: of the records, as `python -m data_builders.build` prints it.
-      train_split: segments to train on.
-      valid_split: segments to validate on.
-      gvf: file of global video features; empty for a model without.
-      batch_size: clips a device.
-      clips_per_segment: clips that an epoch draws from a segment.
-      balanced: equally many clips of each temporal region; the original's batches are not.
-    """
-
-    folder: str
-    train_split: str
-    valid_split: str
-    gvf: str = ""
-    batch_size: int = 32
-    clips_per_segment: int = 5
-    balanced: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """SGD and its schedule; the defaults are the original's.
-
-    Attributes:
-      backbone_lr: learning rate of layer1 to layer4.
-      fc_lr: of the heads.
-      stem_lr: of the stem; 0 freezes it.
-      momentum: share of the buffer kept.
-      weight_decay: on every parameter.
-      warmup_epochs: of linear warm-up.
-      milestones: epochs at which `gamma` multiplies the learning rates.
-      gamma: that factor.
-      epochs: of training.
-      scale_lr_with_devices: learning rates are those of one device, times the number of devices.
-    """
-
-    backbone_lr: float
-    fc_lr: float
-    stem_lr: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.005
-    warmup_epochs: int = 2
-    milestones: tuple[int, ...] = (4, 6)
-    gamma: float = 0.01
-    epochs: int = 8
-    scale_lr_with_devices: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """The weight of each head's loss."""
-
-    alphas: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How a step is computed: see `train_step.make_train_step`."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_norm: Literal["global", "per_device"] = "per_device"
-    accumulate: int = 1
-    remat: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Init:
-    """What training starts from.
-
-    Attributes:
-      checkpoint: a released name, a `.pth` file, a checkpoint folder, an earlier run's workdir (its best weights), or `random`.
-      heads: `new`, drawn afresh, or `kept` from the checkpoint.
-    """
-
-    checkpoint: str
-    heads: Literal["new", "kept"] = "new"
+FIRST_TASK = "encoder"  # the task of a config that names none, as those of version 0.1.0 do
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a run reads, tells and saves: nothing that changes what is learned, so that a run may go on with another one.
+    """How a run reads, logs and saves. Nothing here changes what is learned, so a run may go on with other values.
 
     Attributes:
       log_every_steps: steps from one line of metrics to the next.
       checkpoint_every_steps: steps from one checkpoint to the next, besides each epoch's end; 0 for these alone.
-      reader_processes: that read records ahead; 0 for threads alone.
-      reader_threads: of each process, batches read at once.
+      reader_processes: processes that read ahead; 0 for threads alone.
+      reader_threads: batches that each process reads at once, by one thread each.
     """
 
     log_every_steps: int = 20
@@ -131,113 +37,151 @@ class Run:
     reader_threads: int = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A whole recipe, checked."""
+@typing.runtime_checkable
+class AnyRecipe(Protocol):
+    """A recipe's dataclass. Each field is a section, a dataclass itself, or a single value; `run: Run` is one of them."""
 
-    model: Model
-    data: Data
-    optim: Optim
-    loss: Loss
-    compute: Compute
-    init: Init
-    run: Run = Run()
-    seed: int = 0
-
-    @property
-    def model_config(self) -> tsp.ModelConfig:
-        """What the network is built from."""
-        return tsp.ModelConfig(self.model.backbone, self.model.label_counts, gvf=bool(self.data.gvf))
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any]) -> list[str]:
+        """Returns a line for each value that makes no sense; `values` holds those of the right type by `section.key`."""
+        ...
 
 
-SECTIONS = {"model": Model, "data": Data, "optim": Optim, "loss": Loss, "compute": Compute, "init": Init, "run": Run}
+R = TypeVar("R", bound=AnyRecipe)
 
 
-def recipe(
-    *,
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    optim: Mapping[str, Any],
-    loss: Mapping[str, Any],
-    init: Mapping[str, Any],
-    compute: Mapping[str, Any] | None = None,
-    run: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> ml_collections.ConfigDict:
-    """A page's recipe with the defaults filled in, as the ConfigDict that flags may change.
+class Checks:
+    """Collects a line for each value that makes no sense.
+
+    Attributes:
+      wrong: the lines.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.wrong: list[str] = []
+        self._values = values
+
+    def __call__(self, key: str, fits: Callable[[Any], bool], expected: str) -> None:
+        """Checks a value, if it is there; `expected` says what fits, such as "a number above 0"."""
+        if key in self._values and not fits(self._values[key]):
+            self.wrong.append(f"{key}: expected {expected}, found {self._values[key]!r}")
+
+
+def page(task: str, kind: type[AnyRecipe], sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A page's content with the defaults filled in, as the ConfigDict that flags may change.
+
+    Args:
+      task: the name of the recipe's task, a key of `train.TASKS`.
+      kind: the recipe's dataclass.
+      sections: keyword arguments of each section by its name, and single values.
 
     Raises:
-      TypeError: a misspelt section, or a misspelt or missing key in one.
+      TypeError: a section or key is misspelt or missing.
       ValueError: a value that `read` refuses.
     """
-    sections = Recipe(
-        Model(**model),
-        Data(**data),
-        Optim(**optim),
-        Loss(**loss),
-        Compute(**(compute or {})),
-        Init(**init),
-        Run(**(run or {})),
-        seed,
-    )
-    page = ml_collections.ConfigDict(dataclasses.asdict(sections)).lock()
-    read(page)
-    return page
+    known = _sections(kind)
+    made = kind(**{name: known[name](**value) if name in known else value for name, value in sections.items()})
+    content = ml_collections.ConfigDict({"task": task, **dataclasses.asdict(typing.cast(Any, made))}).lock()
+    read(content, kind)
+    return content
 
 
-def load(spec: str, changes: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The page in a file, changed as flags ask.
+def load(spec: str) -> ml_collections.ConfigDict:
+    """The content of a page.
 
     Args:
       spec: `configs/anet_tsp.py`, or with arguments of the page `configs/anet_tsp.py:backbone=r3d_18`.
-      changes: `optim.epochs=4`, `optim.milestones=2,3`: sections' keys and values as text.
 
     Raises:
       FileNotFoundError: there is no such page.
-      ValueError: the page can't be read, or one message with every change that is misspelt or not of the key's type.
+      ValueError: the page can't be read.
     """
     file, colon, arguments = spec.partition(":")
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such page; expected a recipe such as configs/anet_tsp.py")
     try:
-        page = runpy.run_path(file)["get_config"](*([arguments] if colon else []))
+        return runpy.run_path(file)["get_config"](*([arguments] if colon else []))
     except KeyError as error:
         raise ValueError(f"{file}: no {error} in it; expected a page such as configs/anet_tsp.py") from error
     except (TypeError, SyntaxError, NameError, ImportError, AttributeError) as error:
         raise ValueError(f"{spec}: the page can't be read ({type(error).__name__}: {error})") from error
-    wrong = []
-    for change in changes:
-        key, _, text = change.partition("=")
-        section, _, name = key.partition(".")
-        known = typing.get_type_hints(SECTIONS[section]) if section in SECTIONS else {}
+
+
+def change(content: ml_collections.ConfigDict, changes: Sequence[str], kind: type[AnyRecipe]) -> None:
+    """Changes a page's content as flags ask.
+
+    Args:
+      content: the page's content.
+      changes: `optim.epochs=4`, `optim.milestones=2,3`: a section's key, or a single value's name, and its value as text.
+      kind: the recipe's dataclass.
+
+    Raises:
+      ValueError: one message with every change that is misspelt or not of the key's type.
+    """
+    keys, wrong = _keys(kind), []
+    for item in changes:
+        key, _, text = item.partition("=")
+        section, _, name = key.rpartition(".")
         try:
-            if key == "seed":
-                page.seed = _from_text(text, int)
-            else:
-                page[section][name] = _from_text(text, known[name])
+            value = _from_text(text, keys[key])
+            target: Any = content[section] if section else content
+            target[name] = value
         except KeyError:
-            every = [
-                "seed",
-                *(f"{section}.{name}" for section in SECTIONS for name in typing.get_type_hints(SECTIONS[section])),
-            ]
-            close = difflib.get_close_matches(key, every, n=2, cutoff=0.8)
-            known_keys = [item for item in every if item.startswith(f"{section}.")] or [*SECTIONS, "seed"]
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known_keys)}"
+            close = difflib.get_close_matches(key, keys, n=2, cutoff=0.8)
+            begin = key.partition(".")[0]
+            singles = [known for known in keys if "." not in known]
+            known = [known for known in keys if known.startswith(f"{begin}.")] or [*_sections(kind), *singles]
+            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
             wrong.append(f"{key}: unknown; {hint}")
         except TypeError as error:
             wrong.append(f"{key}: {error}")
     if wrong:
         raise ValueError("\n  ".join([f"the flags --config.… have {len(wrong)} mistakes:", *wrong]))
-    return page
+
+
+def read(content: ml_collections.ConfigDict, kind: type[R]) -> R:
+    """The recipe of a page's content.
+
+    Raises:
+      ValueError: one message with all that is wrong: missing and unknown keys, values of another type, impossible values.
+    """
+    found = {name: value for name, value in content.to_dict().items() if name != "task"}
+    sections, keys = _sections(kind), _keys(kind)
+    wrong = _differences(found.keys(), {*sections, *(key for key in keys if "." not in key)}, "")
+    given = {name: value for name, value in found.items() if name not in sections}
+    for name, section in sections.items():
+        part = found.get(name, {})
+        if not isinstance(part, dict):
+            wrong.append(f"{name}: expected a section, found {part!r}")
+            continue
+        wrong += _differences(part.keys(), typing.get_type_hints(section).keys(), f"{name}.") if name in found else []
+        given |= {f"{name}.{key}": value for key, value in part.items()}
+    values = {}
+    for key in keys.keys() & given.keys():
+        try:
+            values[key] = _convert(given[key], keys[key])
+        except TypeError as error:
+            wrong.append(f"{key}: {error}")
+    wrong += _impossible_run(values) + kind.mistakes(values)
+    if wrong:
+        raise ValueError("\n  ".join([f"the config has {len(wrong)} mistakes:", *sorted(wrong)]))
+    made = {
+        name: section(**{field.name: values[f"{name}.{field.name}"] for field in dataclasses.fields(section)})
+        for name, section in sections.items()
+    }
+    return kind(**made, **{key: value for key, value in values.items() if "." not in key})
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Where two recipes differ, each as nested dicts, in lines; how a run reads, tells and saves makes no difference."""
+    """Lines that show where two recipes differ, each as nested dicts. The section `run` makes no difference."""
 
     def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-        sections = {name: section for name, section in recipe.items() if isinstance(section, Mapping) and name != "run"}
-        leaves = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-        leaves["seed"] = recipe.get("seed")
+        leaves: dict[str, Any] = {"task": FIRST_TASK}
+        for name, value in recipe.items():
+            if isinstance(value, Mapping):
+                leaves |= {f"{name}.{key}": item for key, item in value.items() if name != "run"}
+            else:
+                leaves[name] = value
         # JSON knows no tuples.
         return {key: list(value) if isinstance(value, tuple) else value for key, value in leaves.items()}
 
@@ -246,43 +190,17 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     return [f"{key}: {left.get(key)!r} there, {right.get(key)!r} here" for key in keys]
 
 
-def read(page: ml_collections.ConfigDict) -> Recipe:
-    """The recipe of a ConfigDict.
-
-    Raises:
-      ValueError: one message with all that is wrong: missing and unknown keys, values of another type, impossible values.
-    """
-    found = page.to_dict()
-    wrong = _differences(found.keys(), {*SECTIONS, "seed"}, "")
-    values: dict[str, Any] = {}
-    for name, section in SECTIONS.items():
-        content = found.get(name, {})
-        if not isinstance(content, dict):
-            wrong.append(f"{name}: expected a section, found {content!r}")
-            continue
-        types_of_keys = typing.get_type_hints(section)
-        wrong += _differences(content.keys(), types_of_keys.keys(), f"{name}.") if name in found else []
-        values |= {f"{name}.{key}": content[key] for key in types_of_keys.keys() & content.keys()}
-        for key in types_of_keys.keys() & content.keys():
-            try:
-                values[f"{name}.{key}"] = _convert(content[key], types_of_keys[key])
-            except TypeError as error:
-                wrong.append(f"{name}.{key}: {error}")
-                del values[f"{name}.{key}"]
-    if "seed" in found and (not _is_int(found["seed"]) or found["seed"] < 0):
-        wrong.append(f"seed: expected a whole number from 0 up, found {found['seed']!r}")
-    wrong += _impossible(values)
-    if wrong:
-        raise ValueError("\n  ".join([f"the config has {len(wrong)} mistakes:", *sorted(wrong)]))
-    made = {
-        name: section(**{key.name: values[f"{name}.{key.name}"] for key in dataclasses.fields(section)})
-        for name, section in SECTIONS.items()
-    }
-    return Recipe(**made, seed=found["seed"])
+def describe(recipe: Mapping[str, Any]) -> list[str]:
+    """Lines that show a whole recipe, given as nested dicts: a line a section."""
+    lines = []
+    for name, value in recipe.items():
+        text = ", ".join(f"{key}={item!r}" for key, item in value.items()) if isinstance(value, Mapping) else str(value)
+        lines.append(f"  {name}: {text}")
+    return ["config:", *lines]
 
 
 def page_arguments(text: str | None, **choices: Sequence[Any]) -> types.SimpleNamespace:
-    """The arguments behind a page's colon, `backbone=r3d_18,gvf=avg`, each one of its choices; the first is the default.
+    """The arguments after a page's colon, `backbone=r3d_18,gvf=avg`, each one of its choices; the first is the default.
 
     Raises:
       ValueError: one message with every unknown argument and choice.
@@ -301,6 +219,32 @@ def page_arguments(text: str | None, **choices: Sequence[Any]) -> types.SimpleNa
     if wrong:
         raise ValueError("\n  ".join([f"the page's arguments {text!r} have {len(wrong)} mistakes:", *wrong]))
     return types.SimpleNamespace(**chosen)
+
+
+def _sections(kind: type[AnyRecipe]) -> dict[str, Any]:
+    """The dataclass of each section by its name."""
+    return {name: hint for name, hint in typing.get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}
+
+
+def _keys(kind: type[AnyRecipe]) -> dict[str, Any]:
+    """The type of each value by `section.key`, or by its name if it is a single one."""
+    keys: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, kind)):
+        hint = typing.get_type_hints(kind)[field.name]
+        if dataclasses.is_dataclass(hint):
+            keys |= {f"{field.name}.{key}": value for key, value in typing.get_type_hints(hint).items()}
+        else:
+            keys[field.name] = hint
+    return keys
+
+
+def _impossible_run(values: Mapping[str, Any]) -> list[str]:
+    check = Checks(values)
+    for key in ("run.log_every_steps", "run.reader_threads"):
+        check(key, lambda value: value > 0, "a number above 0")
+    for key in ("run.checkpoint_every_steps", "run.reader_processes"):
+        check(key, lambda value: value >= 0, "a number from 0 up")
+    return check.wrong
 
 
 def _differences(found: AbstractSet[str], expected: AbstractSet[str], where: str) -> list[str]:
@@ -350,43 +294,3 @@ def _from_text(text: str, expected: Any) -> Any:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _impossible(values: Mapping[str, Any]) -> list[str]:
-    """Values of the right type that make no sense."""
-    wrong = []
-
-    def check(key: str, fits: Callable[[Any], bool], expected: str) -> None:
-        if key in values and not fits(values[key]):
-            wrong.append(f"{key}: expected {expected}, found {values[key]!r}")
-
-    for key in ("data.batch_size", "data.clips_per_segment", "optim.epochs", "compute.accumulate"):
-        check(key, lambda value: value > 0, "a number above 0")
-    for key in ("run.log_every_steps", "run.reader_threads"):
-        check(key, lambda value: value > 0, "a number above 0")
-    for key in ("run.checkpoint_every_steps", "run.reader_processes"):
-        check(key, lambda value: value >= 0, "a number from 0 up")
-    for key in ("backbone_lr", "fc_lr", "stem_lr", "weight_decay", "warmup_epochs"):
-        check(f"optim.{key}", lambda value: value >= 0, "a number from 0 up")
-    check("optim.momentum", lambda value: 0 <= value < 1, "a number from 0 up, below 1")
-    check("optim.gamma", lambda value: 0 < value <= 1, "a number above 0, at most 1")
-    check("optim.milestones", lambda value: list(value) == sorted(value), "epochs in order")
-    for key in ("data.folder", "data.train_split", "data.valid_split", "init.checkpoint"):
-        check(key, bool, "a name")
-    check(
-        "model.labels",
-        lambda value: value in (LABELS, LABELS[:1], LABELS[1:]),
-        "action, temporal_region, or both in that order",
-    )
-    if {"model.backbone", "model.label_counts"} <= values.keys():
-        try:
-            tsp.ModelConfig(values["model.backbone"], values["model.label_counts"])
-        except ValueError as error:
-            wrong.append(f"model: {error}")
-    heads = len(values.get("model.labels", ()))
-    for key in ("model.label_counts", "loss.alphas"):
-        check(key, lambda value: not heads or len(value) == heads, f"one number for each of the {heads} labels")
-    if values.keys() >= {"data.batch_size", "compute.accumulate"}:
-        parts = max(values["compute.accumulate"], 1)
-        check("data.batch_size", lambda value: value % parts == 0, f"a multiple of compute.accumulate, {parts}")
-    return wrong

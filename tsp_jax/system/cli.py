@@ -11,7 +11,11 @@ from tsp_jax.system import errors
 
 
 def run(
-    work: Callable[[argparse.Namespace], int | None], options: argparse.Namespace, *, error_status: int | None = None
+    work: Callable[[argparse.Namespace], int | None],
+    options: argparse.Namespace,
+    *,
+    error_status: int | None = None,
+    after_error: Callable[[int], int] = lambda status: status,
 ) -> int:
     """Runs a command's work and returns its exit status. An error that a user can mend becomes one message, with no traceback.
 
@@ -21,19 +25,20 @@ def run(
       work: the command's work; it returns an exit status, or None for 0.
       options: the parsed flags, which `work` receives.
       error_status: one exit status for all errors, for a command that reserves 2 for wrong flags; None: as above.
+      after_error: is called with the exit status after an error's message; what it returns is the exit status.
     """
     show_any_name()
     try:
         return work(options) or 0
     except errors.InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
-        return interruption.exit_status
+        return after_error(interruption.exit_status)
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_status if error_status is None else error_status
+        return after_error(error.exit_status if error_status is None else error_status)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return errors.UserError.exit_status if error_status is None else error_status
+        return after_error(errors.UserError.exit_status if error_status is None else error_status)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""The optimizer: SGD in three groups, stem, backbone and heads, under a linear warm-up and steps down."""
+"""Optimizers: SGD and AdamW for groups of parameters, and their schedules. The only door to optax."""
 
 import dataclasses
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-GROUPS = ("stem", "backbone", "fc")
-WARMUP_START = 1e-5  # share of the learning rate at iteration 0
+WARMUP_START = 1e-5  # the share of the learning rate at iteration 0 of `warmup_multistep`
 
 Params = dict[str, Any]
+Step = Int[Array, ""] | int
+Schedule = Callable[[Any], Float[Array, ""]]  # from the iteration, an int or int32[], to a factor
+GroupOf = Callable[[Params], Params]  # the same tree with the name of each parameter's group in its place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,81 +24,95 @@ class Optimizer:
 
     Attributes:
       transform: an optax transformation of the trainable parameters alone.
-      base_rates: learning rate of each of GROUPS before the schedule; the schedule multiplies all of them.
-      schedule: iteration, int32, to the factor on the learning rates.
+      base_rates: each group's learning rate before the schedule; a group with rate 0 is frozen.
+      schedule: a function from the iteration, int32, to the factor on all learning rates.
+      group_of: the function that names each parameter's group.
     """
 
     transform: optax.GradientTransformation
     base_rates: dict[str, float]
-    schedule: Callable[[Int[Array, ""] | int], Float[Array, ""]]
+    schedule: Schedule
+    group_of: GroupOf
 
     def split(self, params: Params) -> tuple[Params, Params]:
-        """The parameters that move, and the frozen ones: those of groups whose learning rate is 0. No gradient is due them."""
-        groups = jax.tree.map(lambda group: self.base_rates[group] != 0, group_of(params))
-        return _filter(params, groups, True), _filter(params, groups, False)
+        """Returns the parameters that move, and the frozen ones, which need no gradient."""
+        moves = jax.tree.map(lambda group: self.base_rates[group] != 0, self.group_of(params))
+        return _filter(params, moves, True), _filter(params, moves, False)
 
     def init(self, params: Params) -> Any:
-        """The optimizer's state before the first update, of all parameters; it is about the trainable ones alone."""
+        """Returns the state before the first update; it has entries for the trainable parameters alone."""
         return self.transform.init(self.split(params)[0])
 
     def update(self, params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
-        """The parameters and the state after an update by the trainable parameters' gradients."""
+        """Returns parameters and state after one update by the gradients of the trainable parameters."""
         trainable, frozen = self.split(params)
         updates, state = self.transform.update(grads, state, trainable)
         moved: Any = optax.apply_updates(trainable, updates)
         return merge(moved, frozen), state
 
-    def learning_rates(self, step: Int[Array, ""] | int) -> dict[str, Float[Array, ""]]:
-        """Each group's learning rate at an iteration, for the log."""
+    def learning_rates(self, step: Step) -> dict[str, Float[Array, ""]]:
+        """Returns each group's learning rate at an iteration."""
         factor = self.schedule(step)
         return {group: rate * factor for group, rate in self.base_rates.items()}
 
 
 def sgd(
-    *,
-    backbone_lr: float,
-    fc_lr: float,
-    stem_lr: float = 0.0,
-    momentum: float = 0.9,
-    weight_decay: float = 0.005,
-    warmup_steps: int,
-    milestones: tuple[int, ...],
-    gamma: float = 0.01,
+    rates: Mapping[str, float], group_of: GroupOf, schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> Optimizer:
-    """SGD with momentum, weight decay on every parameter, and `warmup_multistep`'s schedule.
+    """SGD with momentum and weight decay on every parameter, BatchNorm's and biases too.
 
-    `g += weight_decay * p; buffer = momentum * buffer + g; p -= learning_rate * buffer`, the buffer 0 at first. BatchNorm's
-    parameters and biases decay too. `milestones` are iterations.
+    `g += weight_decay * p; buffer = momentum * buffer + g; p -= rate * schedule(step) * buffer`; the buffer is 0 at first.
 
-    Source: TSP, released training code; torch.optim.SGD. Differs: a frozen group has no momentum buffer, which at learning
-    rate 0 changes nothing.
+    Source: torch.optim.SGD. Differs: a frozen group has no momentum buffer, which changes nothing at learning rate 0.
     """
-    base_rates = {"stem": stem_lr, "backbone": backbone_lr, "fc": fc_lr}
-    schedule = warmup_multistep(warmup_steps, milestones, gamma)
 
-    def group_transform(rate: float) -> optax.GradientTransformation:
+    def of_group(group: str, rate: float) -> optax.GradientTransformation:
         return optax.chain(
-            optax.add_decayed_weights(weight_decay),
-            optax.trace(momentum),
-            optax.scale_by_learning_rate(lambda step: rate * schedule(jnp.asarray(step))),
+            optax.add_decayed_weights(weight_decay), optax.trace(momentum), optax.scale_by_learning_rate(_times(rate, schedule))
         )
 
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        group: group_transform(rate) for group, rate in base_rates.items() if rate != 0
-    }
-    return Optimizer(optax.partition(transforms, group_of), base_rates, schedule)
+    return Optimizer(_by_group(of_group, rates, group_of), dict(rates), schedule, group_of)
 
 
-def warmup_multistep(
-    warmup_steps: int, milestones: tuple[int, ...], gamma: float
-) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
-    """The factor on every learning rate at iteration i, counted from 0.
+def adamw(
+    rates: Mapping[str, float],
+    group_of: GroupOf,
+    schedule: Schedule,
+    *,
+    weight_decay: float = 0.0,
+    no_decay: frozenset[str] = frozenset(),
+    clip_norm: float | None = None,
+) -> Optimizer:
+    """AdamW (b1 0.9, b2 0.999, eps 1e-8) with decoupled weight decay.
 
-    `(1e-5 * (1 - i / W) + i / W)` below W = warmup_steps and 1 from there on, times `gamma ** k` once k milestones are
-    reached. Source: TSP, released scheduler, which torchvision's video references share.
+    Args:
+      rates: each group's learning rate.
+      group_of: the function that names each parameter's group.
+      schedule: the factor on all learning rates.
+      weight_decay: the decay of each step is `rate * weight_decay * p`.
+      no_decay: the groups without weight decay, such as biases and norms.
+      clip_norm: gradients are scaled down to this L2 norm, taken over all trainable parameters; None does not clip.
+
+    Source: torch.optim.AdamW; torch.nn.utils.clip_grad_norm_.
     """
 
-    def factor(step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def of_group(group: str, rate: float) -> optax.GradientTransformation:
+        return optax.adamw(_times(rate, schedule), weight_decay=0.0 if group in no_decay else weight_decay)
+
+    transform = _by_group(of_group, rates, group_of)
+    if clip_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+    return Optimizer(transform, dict(rates), schedule, group_of)
+
+
+def warmup_multistep(warmup_steps: int, milestones: tuple[int, ...], gamma: float) -> Schedule:
+    """The factor on every learning rate at iteration i, counted from 0.
+
+    `(1e-5 * (1 - i / W) + i / W)` below W = warmup_steps and 1 from there on, times `gamma ** k` once k milestones (in
+    iterations) are reached. Source: TSP, released scheduler, which torchvision's video references share.
+    """
+
+    def factor(step: Step) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.int32)
         share = jnp.minimum(step.astype(jnp.result_type(float)) / max(warmup_steps, 1), 1)
         warm = jnp.where(step < warmup_steps, WARMUP_START * (1 - share) + share, 1)
@@ -105,27 +122,45 @@ def warmup_multistep(
     return factor
 
 
+def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
+    """The factor on every learning rate at iteration i: `i / W` below W = warmup_steps, then half a cosine from 1 to 0."""
+
+    def factor(step: Step) -> Float[Array, ""]:
+        at = jnp.asarray(step, jnp.result_type(float))
+        share = jnp.clip((at - warmup_steps) / max(total_steps - warmup_steps, 1), 0, 1)
+        return jnp.where(at < warmup_steps, at / max(warmup_steps, 1), (1 + jnp.cos(math.pi * share)) / 2)
+
+    return factor
+
+
+def moving_average(average: Params, params: Params, decay: float) -> Params:
+    """`decay * average + (1 - decay) * params`, leaf by leaf."""
+    moved: Any = optax.incremental_update(params, average, 1 - decay)
+    return moved
+
+
 def norm(tree: Params) -> Float[Array, ""]:
-    """L2 norm of all leaves together."""
+    """The L2 norm of all leaves together."""
     return optax.tree.norm(tree)
 
 
-def group_of(params: Params) -> Params:
-    """The same tree with each parameter's group in its place."""
-
-    def name(path: tuple[Any, ...], _: Any) -> str:
-        first, second = (getattr(key, "key", "") for key in (*path, None)[:2])
-        if first != "features":
-            return "fc"
-        return "stem" if second == "stem" else "backbone"
-
-    return jax.tree_util.tree_map_with_path(name, params)
-
-
 def merge(first: Params, second: Params) -> Params:
-    """One tree of two that share no leaf: what `Optimizer.split` took apart."""
+    """Joins two trees that share no leaf: what `Optimizer.split` took apart."""
     both = first.keys() & second.keys()
     return {**first, **second, **{key: merge(first[key], second[key]) for key in both}}
+
+
+def _times(rate: float, schedule: Schedule) -> Schedule:
+    return lambda step: rate * schedule(jnp.asarray(step))
+
+
+def _by_group(
+    of_group: Callable[[str, float], optax.GradientTransformation], rates: Mapping[str, float], group_of: GroupOf
+) -> optax.GradientTransformation:
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+        group: of_group(group, rate) for group, rate in rates.items() if rate != 0
+    }
+    return optax.partition(transforms, group_of)
 
 
 def _filter(tree: Params, keep: Params, value: bool) -> Params:

@@ -1,4 +1,4 @@
-"""What a run goes on from, through Orbax: the whole state of training and a JSON page, written in the background."""
+"""The state that a run goes on from, with metadata in JSON, written in the background by Orbax."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ import orbax.checkpoint as ocp
 
 from tsp_jax.system import errors, trees
 
-Page = dict[str, Any]
-_DIGEST = "state_sha256"  # in the page as written: what TensorStore keeps of arrays has no checksum
+Metadata = dict[str, Any]
+_DIGEST = "state_sha256"  # a key of the stored metadata; TensorStore's arrays have no checksum
 
 
 class Keeper:
@@ -28,6 +28,7 @@ class Keeper:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
+        # The metadata's item is called `page` on disk, as in version 0.1.0.
         handlers = {"state": ocp.StandardCheckpointHandler(), "page": ocp.JsonCheckpointHandler()}
         empty = read_only and not self._folder.is_dir()
         self._manager = None if empty else ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
@@ -36,16 +37,16 @@ class Keeper:
         """The step of the state that is there."""
         return None if self._manager is None else self._manager.latest_step()
 
-    def page(self) -> Page:
-        """The page of the state that is there.
+    def metadata(self) -> Metadata:
+        """Returns the metadata of the state that is there.
 
         Raises:
           ValueError: it can't be read.
         """
-        page = self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
-        return {key: value for key, value in page.items() if key != _DIGEST}
+        stored = self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
+        return {key: value for key, value in stored.items() if key != _DIGEST}
 
-    def save(self, step: int, state: Any, page: Page) -> None:
+    def save(self, step: int, state: Any, metadata: Metadata) -> None:
         """Saves a state of arrays; on return these may be given away, while the files are still being written.
 
         A state that is there under this step already stays.
@@ -56,15 +57,15 @@ class Keeper:
         if self._manager is None or self.latest() == step:
             return
         flat = trees.leaves(state)
-        page = {**page, _DIGEST: trees.sha256(flat)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(page))
+        stored = {**metadata, _DIGEST: trees.sha256(flat)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(flat), page=ocp.args.JsonSave(stored))
         try:
             self._manager.save(step, args=items)
         except (ValueError, RuntimeError) as error:  # Orbax's, for what happened in the background
             raise OSError(f"{self._folder}: the state of step {step} can't be saved ({errors.first_line(error)})") from error
 
-    def restore(self, like: Any) -> tuple[Any, Page]:
-        """The state that is there, as `like`, a tree of `jax.ShapeDtypeStruct`s with shardings, and its page.
+    def restore(self, like: Any) -> tuple[Any, Metadata]:
+        """Returns the state that is there, as `like`, a tree of `jax.ShapeDtypeStruct`s with shardings, and its metadata.
 
         Raises:
           ValueError: it can't be read, or is not of this shape.
@@ -72,17 +73,17 @@ class Keeper:
         wanted, latest, found = trees.leaves(like), self.latest(), {}
         if self._manager is not None and latest is not None:
             try:
-                metadata = self._manager.item_metadata(latest)["state"]
+                saved = self._manager.item_metadata(latest)["state"]
             except Exception as error:  # as in `_read`
                 raise self._unreadable(error) from error
-            found = {} if metadata is None else trees.path_shapes(metadata.tree)
+            found = {} if saved is None else trees.path_shapes(saved.tree)
         trees.check_keys(trees.path_shapes(wanted), found, f"{self._folder}/{latest}")
         read = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(wanted), page=ocp.args.JsonRestore()))
-        page = dict(read["page"])
-        if page.pop(_DIGEST, "") != trees.sha256({key: read["state"][key] for key in wanted}):
+        metadata = dict(read["page"])
+        if metadata.pop(_DIGEST, "") != trees.sha256({key: read["state"][key] for key in wanted}):
             raise self._unreadable(ValueError("the arrays are not those that were saved"))
         structure = jax.tree_util.tree_structure(like)
-        return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), page
+        return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), metadata
 
     def wait(self) -> None:
         """Returns when what was saved is there.
@@ -116,4 +117,4 @@ class Keeper:
 
     def _unreadable(self, error: Exception) -> ValueError:
         where = f"{self._folder}/{self.latest()}"
-        return ValueError(f"{where}: can't be read ({errors.first_line(error)}); remove it to begin anew")
+        return ValueError(f"{where}: can't be read ({errors.first_line(error)}); remove it to begin again")

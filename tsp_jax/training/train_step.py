@@ -1,238 +1,238 @@
-"""One step of training and one of evaluation: pure, jitted, over one device or a mesh of many."""
+"""One step of training, and one of evaluation, for any task: pure, jitted, on one device or over a mesh of many."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from tsp_jax import transforms
-from tsp_jax.models import functional, tsp
 from tsp_jax.system import compilation, sharding
-from tsp_jax.training import losses, metrics, optim
+from tsp_jax.training import optim
 
-Batch = dict[str, Array]
-Prepare = Callable[[Batch, jnp.dtype], Float[Array, "b t h w 3"]]
+Variables = dict[
+    str, Any
+]  # {"params": ..., and collections that a step replaces, such as "batch_stats"}: nested dicts of arrays
+Batch = dict[str, Array]  # arrays whose first axes are the rows of the batch
+Sums = Any  # a pytree of arrays that a task adds up over rows
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "variables", "opt_state"], meta_fields=[])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "variables", "opt_state", "average"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: the iteration to come (int32), the model's variables, the optimizer's buffers."""
-
-    step: Array
-    variables: functional.Variables
-    opt_state: Any
-
-
-class StepMetrics(NamedTuple):
-    """What a step saw of its batch, before its update.
+    """Everything that a step changes.
 
     Attributes:
-      counts: of each head, over the whole batch.
-      loss: what was minimized; with per-device statistics the mean of the devices' losses.
-      grad_norm: L2 norm of the gradient of the trainable parameters, weight decay not in it.
-      finite: loss and gradient norm are numbers. Where not, the new state is of no use.
+      step: the number of steps done, int32.
+      variables: the model's parameters and statistics.
+      opt_state: the optimizer's state.
+      average: the exponential moving average of the parameters; None for a step without one.
     """
 
-    counts: metrics.Counts
+    step: Any  # an array; JAX also builds states of shapes and shardings
+    variables: Variables
+    opt_state: Any
+    average: Any = None
+
+
+class StepSums(NamedTuple):
+    """What a step saw of its batch before its update.
+
+    Attributes:
+      sums: the task's sums over all rows of the batch.
+      loss: the minimized loss; with per-device statistics the mean of the devices' losses.
+      grad_norm: the L2 norm of the gradient of the trainable parameters, without weight decay, before clipping.
+      finite: whether loss and gradient norm are finite. If not, the new state is of no use.
+    """
+
+    sums: Sums
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     finite: Bool[Array, ""]
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
-EvalStep = Callable[[functional.Variables, Batch], metrics.Counts]
+Step = Callable[[TrainState, Batch], tuple[TrainState, StepSums]]
+EvalStep = Callable[[Variables, Batch], Sums]
 
 
-def init_state(variables: functional.Variables, optimizer: optim.Optimizer) -> TrainState:
-    """The state before the first step; it holds these variables, which that step then gives away."""
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+@runtime_checkable
+class Loss(Protocol):
+    """What a step minimizes. A batch may be taken in parts, so that a loss is made of sums and of what divides them."""
+
+    def inputs(self, batch: Batch) -> Batch:
+        """Returns the arrays of the batch that this loss reads."""
+        ...
+
+    def divisors(self, batch: Batch) -> Any:
+        """Returns a pytree of counts over the rows; the counts of all parts and devices are added up before they divide."""
+        ...
+
+    def __call__(
+        self, variables: Variables, part: Batch, divisors: Any, axes: tuple[str, ...]
+    ) -> tuple[Float[Array, ""], tuple[Variables, Sums]]:
+        """Returns this part's share of the loss, the variables other than "params" after it, and the task's sums over it.
+
+        Args:
+          variables: the model's variables.
+          part: some rows of the batch.
+          divisors: what `divisors` returned, added up over all rows.
+          axes: the mesh axes along which devices share one batch's statistics, for BatchNorm.
+        """
+        ...
 
 
-def augmented_clips(batch: Batch, dtype: jnp.dtype) -> Float[Array, "b t h w 3"]:
-    """Normalized clips of a batch's `video`, `crop` and `flip`."""
-    return transforms.augment(batch["video"], batch["crop"], batch["flip"], dtype)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a step is computed.
+
+    Attributes:
+      mesh: the devices, from `sharding.make_mesh`; the state is replicated over it and the batch split. None is one device.
+      statistics: `global` or `per_device`, see `make_step`.
+      accumulate: the number of equal parts that a device's rows are taken in, one after the other.
+      average_decay: the decay of the moving average of the parameters, in [0, 1); None keeps no average.
+    """
+
+    mesh: Mesh | None = None
+    statistics: Literal["global", "per_device"] = "global"
+    accumulate: int = 1
+    average_decay: float | None = None
+
+    def __post_init__(self):
+        if self.statistics not in ("global", "per_device"):
+            raise ValueError(f"batch_norm is 'global' or 'per_device'; got {self.statistics!r}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is at least 1; got {self.accumulate}")
+
+    @property
+    def axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The mesh axes along which devices share statistics and losses, and those along which each has its own."""
+        every = () if self.mesh is None else tuple(name for name in self.mesh.axis_names if self.mesh.shape[name] > 1)
+        together = tuple(name for name in every if self.statistics == "global" or name == sharding.CORE)
+        return together, tuple(name for name in every if name not in together)
 
 
-def make_train_step(
-    model_config: tsp.ModelConfig,
-    optimizer: optim.Optimizer,
-    *,
-    heads: Sequence[str],
-    alphas: Sequence[float],
-    dtype: jnp.dtype = jnp.float32,
-    batch_norm: Literal["global", "per_device"] = "global",
-    mesh: Mesh | None = None,
-    accumulate: int = 1,
-    remat: bool = False,
-    prepare: Prepare = augmented_clips,
-) -> TrainStep:
-    """The jitted step `(state, batch) -> (state, StepMetrics)`; the state passed in is donated.
+def init_state(variables: Variables, optimizer: optim.Optimizer, options: Options = Options()) -> TrainState:
+    """The state before the first step. It holds these variables; the first step gives them away."""
+    average = None if options.average_decay is None else jax.tree.map(jnp.copy, variables["params"])
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), average)
 
-    A batch has `video` uint8[b, t, 128, 171, 3], `crop` int32[b, 2], `flip` bool[b], the labels of each head, int32[b] with
-    -1 for a missing one, and `gvf` float32[b, 512] where the model reads it.
 
-    The loss is the sum over heads of alpha times the mean cross-entropy over the rows that have that head's label. The frozen
-    stem is differentiated nowhere, but its running statistics move with the others.
+def make_step(loss: Loss, optimizer: optim.Optimizer, options: Options = Options()) -> Step:
+    """The jitted step `(state, batch) -> (state, StepSums)`. The state passed in is donated.
 
-    Batch norm:
-      global: statistics and losses are those of the whole batch, however many devices share it (the original's --sync-bn,
-        PyTorch's SyncBatchNorm).
-      per_device: each device normalizes and takes its losses' means over its own rows, and the gradients are averaged over
-        the devices: PyTorch's DistributedDataParallel, the original's default. That hands rank 0's buffers to all before
-        each forward pass, so that the running statistics are those which the first device's rows make. The cores of a CPU
-        that is split are one device.
+    Frozen parameters (learning rate 0) are not differentiated; statistics move everywhere.
 
-    Accumulation goes through each device's rows in `accumulate` equal parts, one after the other, and adds their gradients
-    up. Losses and gradients count each row as one pass over the whole batch does. BatchNorm does not: each part is
-    normalized with its own statistics, and the running ones move once a part.
+    Statistics:
+      global: BatchNorm's statistics and the losses are those of the whole batch, however many devices share it (the
+        original's --sync-bn, PyTorch's SyncBatchNorm).
+      per_device: each device normalizes with its own rows and takes its losses' means over them; gradients are averaged over
+        the devices, and the first device's statistics are kept. This is what PyTorch's DistributedDataParallel does, the
+        original's default. The cores of a CPU that is split count as one device.
 
-    Args:
-      model_config: of the state's variables.
-      optimizer: from `optim`.
-      heads: the batch's label of each of the model's heads, such as `("action", "temporal_region")`.
-      alphas: weight of each head's loss.
-      dtype: of the activations. Pixels are normalized in float32 from any narrower one.
-      batch_norm: whose statistics normalize.
-      mesh: from `sharding.make_mesh`; the state is replicated over it and the batch split. None is one device.
-      accumulate: parts that a device's rows are taken in.
-      remat: the backward pass computes activations within blocks again, to save memory. The same numbers but for rounding.
-        On a CPU nothing is saved: the compiler merges what is computed twice.
-      prepare: batch to normalized clips of a dtype; it is called for each part of the batch.
+    With accumulation the gradients of a device's parts are added up. Losses and gradients count each row as one pass over the
+    whole batch would. BatchNorm does not: each part is normalized with its own statistics, and the running ones move once for
+    each part.
 
     Raises:
-      ValueError: heads, alphas and the model disagree, or an option is none of those above; when the step is traced: the
-        rows can't be split evenly.
+      ValueError: when the step is traced, if the rows can't be split evenly over devices and parts.
     """
-    _check_heads(model_config, heads, alphas)
-    if batch_norm not in ("global", "per_device"):
-        raise ValueError(f"batch_norm is 'global' or 'per_device'; got {batch_norm!r}")
-    if accumulate < 1:
-        raise ValueError(f"accumulate is at least 1; got {accumulate}")
-    every = () if mesh is None else tuple(name for name in mesh.axis_names if mesh.shape[name] > 1)
-    together = tuple(name for name in every if batch_norm == "global" or name == sharding.CORE)
-    apart = tuple(name for name in every if name not in together)
-
-    def loss_of_part(
-        trainable: optim.Params, frozen: optim.Params, batch_stats: Any, part: Batch, labelled: Sequence[Array]
-    ) -> tuple[Array, tuple[Any, metrics.Counts]]:
-        variables = {"params": optim.merge(trainable, frozen), "batch_stats": batch_stats}
-        clips = prepare(part, _wide(dtype))
-        _, logits, batch_stats = tsp.train(
-            model_config, variables, clips, part.get("gvf"), dtype=dtype, remat=remat, axes=together
-        )
-        labels = [part[name] for name in heads]
-        sums = [losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)]
-        loss = losses.weighted_sum([losses.mean(total, n) for total, n in zip(sums, labelled, strict=True)], alphas)
-        return loss, (batch_stats, metrics.count(sums, logits, labels))
-
-    def gradient(variables: functional.Variables, batch: Batch) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
-        """Of a device's rows: with those of its fellows, which `together` names, it gives the gradient of all their rows."""
-        trainable, frozen = optimizer.split(variables["params"])
-        # All rows' counts divide each part's sums, so that parts of unequal labels weigh as they should.
-        labelled = jax.lax.psum([losses.labelled(batch[name]) for name in heads], together)
-        differentiate = jax.value_and_grad(loss_of_part, has_aux=True)
-
-        def of_part(batch_stats: Any, part: Batch) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
-            (loss, (batch_stats, counts)), grads = differentiate(trainable, frozen, batch_stats, part, labelled)
-            return grads, batch_stats, counts, loss
-
-        if accumulate == 1:
-            return of_part(variables["batch_stats"], batch)
-
-        def add_part(carry: Any, part: Batch) -> tuple[Any, None]:
-            total, batch_stats = carry
-            grads, batch_stats, counts, loss = of_part(batch_stats, part)
-            return (jax.tree.map(jnp.add, total, (grads, counts, loss)), batch_stats), None
-
-        parts = {key: rows.reshape(accumulate, -1, *rows.shape[1:]) for key, rows in batch.items()}
-        of_one = jax.eval_shape(of_part, variables["batch_stats"], jax.tree.map(lambda rows: rows[0], parts))
-        grads, _, counts, loss = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_one)
-        start = (grads, counts, loss), variables["batch_stats"]
-        ((grads, counts, loss), batch_stats), _ = jax.lax.scan(add_part, start, parts)
-        return grads, batch_stats, counts, loss
-
-    def gradient_of_devices(
-        variables: functional.Variables, batch: Batch
-    ) -> tuple[optim.Params, Any, metrics.Counts, Float[Array, ""]]:
-        grads, batch_stats, counts, loss = gradient(variables, batch)
-        grads, loss = jax.lax.pmean(jax.lax.psum((grads, loss), together), apart)
-        if apart:
-            first = jax.lax.axis_index(apart) == 0
-            batch_stats = jax.tree.map(lambda leaf: jnp.where(first, leaf, jnp.zeros_like(leaf)), batch_stats)
-        return grads, jax.lax.psum(batch_stats, apart), jax.lax.psum(counts, every), loss
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        batch = _inputs(batch, model_config, heads)
-        devices = 1 if mesh is None else mesh.size
-        rows = len(batch[heads[0]])
-        if rows % (devices * accumulate):
-            raise ValueError(f"{rows} rows can't be split evenly over {devices} devices in {accumulate} parts each")
-        on_devices = gradient_of_devices
-        if mesh is not None:
-            # Nothing is differentiated through the mapped function, so that its outputs' replication needs no proof.
-            one, split = PartitionSpec(), sharding.BATCH
-            on_devices = jax.shard_map(on_devices, mesh=mesh, in_specs=(one, split), out_specs=one, check_vma=False)
-        grads, batch_stats, counts, loss = on_devices(state.variables, batch)
-        params, opt_state = optimizer.update(state.variables["params"], grads, state.opt_state)
-        norm = optim.norm(grads)
-        step_metrics = StepMetrics(counts, loss, norm, jnp.isfinite(loss) & jnp.isfinite(norm))
-        return TrainState(state.step + 1, {"params": params, "batch_stats": batch_stats}, opt_state), step_metrics
-
-    if mesh is None:
+    step = functools.partial(_update, loss, optimizer, options)
+    if options.mesh is None:
         return jax.jit(step, donate_argnums=0, compiler_options=compilation.options())
-    same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(same, split), out_shardings=(same, same), compiler_options=compilation.options()
-    )
+    same, split = sharding.replicated(options.mesh), sharding.batch_sharding(options.mesh)
+    shardings: dict[str, Any] = {"in_shardings": (same, split), "out_shardings": (same, same)}
+    return jax.jit(step, donate_argnums=0, compiler_options=compilation.options(), **shardings)
 
 
-def make_eval_step(
-    model_config: tsp.ModelConfig,
-    *,
-    heads: Sequence[str],
-    dtype: jnp.dtype = jnp.float32,
-    mesh: Mesh | None = None,
-    prepare: Prepare = augmented_clips,
-) -> EvalStep:
-    """The jitted `(variables, batch) -> Counts` in evaluation mode, the batch as in training.
+def make_eval_step(sums: EvalStep, mesh: Mesh | None = None) -> EvalStep:
+    """The jitted evaluation `(variables, batch) -> sums over the rows`, the batch split over the mesh.
 
-    No row knows of another: a last batch is filled up with rows of label -1, which count nowhere.
+    Args:
+      sums: the task's function; the last batch is filled up with rows that it must not count.
+      mesh: the devices; None is one device.
     """
-    _check_heads(model_config, heads, [1.0] * len(heads))
-
-    def step(variables: functional.Variables, batch: Batch) -> metrics.Counts:
-        batch = _inputs(batch, model_config, heads)
-        clips, labels = prepare(batch, _wide(dtype)), [batch[name] for name in heads]
-        _, logits = tsp.evaluate(model_config, variables, clips, batch.get("gvf"), dtype=dtype)
-        return metrics.count([losses.cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)], logits, labels)
-
     if mesh is None:
-        return jax.jit(step, compiler_options=compilation.options())
+        return jax.jit(sums, compiler_options=compilation.options())
     same, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(step, in_shardings=(same, split), out_shardings=same, compiler_options=compilation.options())
+    return jax.jit(sums, in_shardings=(same, split), out_shardings=same, compiler_options=compilation.options())
 
 
-def _check_heads(model_config: tsp.ModelConfig, heads: Sequence[str], alphas: Sequence[float]) -> None:
-    expected = len(model_config.label_counts)
-    if not expected or not len(heads) == len(alphas) == expected:
-        raise ValueError(
-            f"a model of {expected} heads ({', '.join(model_config.head_names) or 'none'}) trains with one label and one alpha "
-            f"a head; got labels {tuple(heads)} and alphas {tuple(alphas)}"
-        )
+def _update(
+    loss: Loss, optimizer: optim.Optimizer, options: Options, state: TrainState, batch: Batch
+) -> tuple[TrainState, StepSums]:
+    batch = loss.inputs(batch)
+    devices = 1 if options.mesh is None else options.mesh.size
+    rows = len(next(iter(batch.values())))
+    if rows % (devices * options.accumulate):
+        raise ValueError(f"{rows} rows can't be split evenly over {devices} devices in {options.accumulate} parts each")
+    on_devices = functools.partial(_gradient_of_devices, loss, optimizer, options)
+    if options.mesh is not None:
+        # Nothing is differentiated through the mapped function, so that its outputs' replication needs no proof.
+        one, split = PartitionSpec(), sharding.BATCH
+        on_devices = jax.shard_map(on_devices, mesh=options.mesh, in_specs=(one, split), out_specs=one, check_vma=False)
+    grads, statistics, sums, value = on_devices(state.variables, batch)
+    params, opt_state = optimizer.update(state.variables["params"], grads, state.opt_state)
+    norm = optim.norm(grads)
+    average = state.average
+    if options.average_decay is not None:
+        average = optim.moving_average(average, params, options.average_decay)
+    seen = StepSums(sums, value, norm, jnp.isfinite(value) & jnp.isfinite(norm))
+    return TrainState(state.step + 1, {"params": params, **statistics}, opt_state, average), seen
 
 
-def _inputs(batch: Batch, model_config: tsp.ModelConfig, heads: Sequence[str]) -> Batch:
-    """The batch without what this model does not read: labels of other heads, and the global video feature."""
-    labels = {"action", "temporal_region"} - set(heads)
-    unread = labels if model_config.gvf else labels | {"gvf"}
-    return {key: rows for key, rows in batch.items() if key not in unread}
+def _gradient_of_devices(
+    loss: Loss, optimizer: optim.Optimizer, options: Options, variables: Variables, batch: Batch
+) -> tuple[optim.Params, Variables, Sums, Float[Array, ""]]:
+    """Gradient, statistics, sums and loss of all devices' rows, from within a device's program."""
+    together, apart = options.axes
+    grads, statistics, sums, value = _gradient(loss, optimizer, options, variables, batch)
+    grads, value = jax.lax.pmean(jax.lax.psum((grads, value), together), apart)
+    if apart:
+        first = jax.lax.axis_index(apart) == 0
+        statistics = jax.tree.map(lambda leaf: jnp.where(first, leaf, jnp.zeros_like(leaf)), statistics)
+    return grads, jax.lax.psum(statistics, apart), jax.lax.psum(sums, together + apart), value
 
 
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+def _gradient(
+    loss: Loss, optimizer: optim.Optimizer, options: Options, variables: Variables, batch: Batch
+) -> tuple[optim.Params, Variables, Sums, Float[Array, ""]]:
+    """The share of one device: added up over the devices that share statistics, it is the gradient of all their rows."""
+    together, _ = options.axes
+    # The counts of all rows divide each part's sums, so that parts with few labels weigh as they should.
+    divisors = jax.lax.psum(loss.divisors(batch), together)
+    of_part = functools.partial(_gradient_of_part, loss, optimizer, together, variables["params"], divisors)
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
+    if options.accumulate == 1:
+        return of_part(statistics, batch)
+    parts = {key: rows.reshape(options.accumulate, -1, *rows.shape[1:]) for key, rows in batch.items()}
+    of_one = jax.eval_shape(of_part, statistics, jax.tree.map(lambda rows: rows[0], parts))
+    grads, _, sums, value = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), of_one)
+
+    def add_part(carry: Any, part: Batch) -> tuple[Any, None]:
+        total, statistics = carry
+        grads, statistics, sums, value = of_part(statistics, part)
+        return (jax.tree.map(jnp.add, total, (grads, sums, value)), statistics), None
+
+    ((grads, sums, value), statistics), _ = jax.lax.scan(add_part, ((grads, sums, value), statistics), parts)
+    return grads, statistics, sums, value
+
+
+def _gradient_of_part(
+    loss: Loss,
+    optimizer: optim.Optimizer,
+    together: tuple[str, ...],
+    params: optim.Params,
+    divisors: Any,
+    statistics: Variables,
+    part: Batch,
+) -> tuple[optim.Params, Variables, Sums, Float[Array, ""]]:
+    trainable, frozen = optimizer.split(params)
+
+    def of_trainable(trainable: optim.Params) -> tuple[Float[Array, ""], tuple[Variables, Sums]]:
+        return loss({"params": optim.merge(trainable, frozen), **statistics}, part, divisors, together)
+
+    (value, (statistics, sums)), grads = jax.value_and_grad(of_trainable, has_aux=True)(trainable)
+    return grads, statistics, sums, value

@@ -48,7 +48,7 @@ def test_last_state_alone_is_kept_and_a_step_is_saved_once(tmp_path: Path) -> No
         keeper.save(step, state(step), {"step": step})
     keeper.save(5, state(7), {"step": 7})
     keeper.wait()
-    assert steps(tmp_path) == ["5"] and keeper.latest() == 5 and keeper.page() == {"step": 5}
+    assert steps(tmp_path) == ["5"] and keeper.latest() == 5 and keeper.metadata() == {"step": 5}
     keeper.close()
 
 
@@ -71,7 +71,7 @@ def test_reader_of_nothing_makes_no_folder(tmp_path: Path) -> None:
     keeper = run_checkpoints.Keeper(tmp_path / "none", read_only=True)
     assert keeper.latest() is None and not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="no state there"):
-        keeper.page()
+        keeper.metadata()
     keeper.close()
 
 

@@ -1,0 +1,140 @@
+"""What training knows of the thing that is learned: the protocol of a task, and of the module that describes one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jax.sharding import Mesh
+
+from tsp_jax import checkpoints, config
+from tsp_jax.training import interruption, train_step
+
+Line = dict[str, Any]  # a line of metrics.jsonl
+
+
+class HostBatch(NamedTuple):
+    """This process's rows of a batch, in host memory.
+
+    Attributes:
+      arrays: the rows by name, as the step reads them.
+      describe: returns a line for each row that says what it is, for the message about a loss that is not finite.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    describe: Callable[[], list[str]]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a run learns. The loop knows nothing else of it."""
+
+    @property
+    def unit(self) -> str:
+        """What a row of a batch is, in the plural, such as "clips"; the run's speed is given in it."""
+        ...
+
+    @property
+    def rows_per_step(self) -> int:
+        """The rows of a step's batch over all devices and processes."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps from one evaluation to the next."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of the whole run."""
+        ...
+
+    @property
+    def best_metric(self) -> str:
+        """The key of `evaluate`'s result that is highest for the best weights, such as "mean_accuracy"."""
+        ...
+
+    @property
+    def untrained(self) -> str:
+        """Why an evaluation before the first step makes no sense, such as "the recipe's heads are new"; empty if it does."""
+        ...
+
+    @property
+    def step(self) -> train_step.Step:
+        """The jitted step, from `train_step.make_step`."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Returns lines for the start of the log: the data, the steps, the learning rates."""
+        ...
+
+    def shapes(self) -> train_step.TrainState:
+        """Returns the state as `jax.ShapeDtypeStruct`s."""
+        ...
+
+    def start(self) -> tuple[train_step.TrainState, list[str]]:
+        """Returns the state before the first step, and lines that say which weights were loaded and which were not."""
+        ...
+
+    def batches(self, start_step: int) -> Iterator[HostBatch]:
+        """Returns this process's share of the batches from a step on; a batch is a function of seed and step alone."""
+        ...
+
+    def zero_sums(self) -> train_step.Sums:
+        """Returns the sums of no row, as float64 and int64 NumPy arrays of the shapes that the step returns."""
+        ...
+
+    def summarize(self, counts: train_step.Sums) -> dict[str, float]:
+        """Returns the metrics of some training steps' sums, by their keys in metrics.jsonl."""
+        ...
+
+    def learning_rates(self, done: int) -> dict[str, float]:
+        """Returns each group's learning rate at an iteration, counted from 0."""
+        ...
+
+    def evaluate(self, state: train_step.TrainState, stop: interruption.Interruption) -> dict[str, float] | None:
+        """Returns the metrics on the validation data; None if the run was asked to stop first."""
+        ...
+
+    def progress(self, line: Line) -> str:
+        """Returns a training line's metrics other than the loss, for the console."""
+        ...
+
+    def result(self, line: Line) -> str:
+        """Returns an evaluation as a line of results.txt."""
+        ...
+
+    def export(self, state: train_step.TrainState, run_name: str, line: Line) -> checkpoints.Checkpoint:
+        """Returns the weights as a checkpoint; its origin names the run and shows the evaluation's line."""
+        ...
+
+
+@runtime_checkable
+class Data(Protocol):
+    """The data of a recipe, opened."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of annotated segments, or other items, of each split; a run that goes on refuses other numbers."""
+        ...
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """A module that describes one kind of task, such as `encoder_task`."""
+
+    @property
+    def Recipe(self) -> type[config.AnyRecipe]:
+        """The recipe's dataclass: its sections are dataclasses, one of them `run: config.Run`."""
+        ...
+
+    def rows_per_device(self, recipe: Any) -> int:
+        """Returns the rows that the cores of a device share at a time."""
+        ...
+
+    def open_data(self, recipe: Any) -> Any:
+        """Returns the `Data` of a recipe; raises if it can't be read or does not fit the recipe."""
+        ...
+
+    def make(self, recipe: Any, data: Any, mesh: Mesh, devices: int) -> Task:
+        """Returns the task; `devices` counts those that the run began with, which fix its batches and learning rates."""
+        ...
