@@ -20,7 +20,7 @@ import pytest
 import train_child
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
-from tsp_jax.training import classification, encoder_task, optim, train_step
+from tsp_jax.training import encoder_task, optim, train_step
 
 # Two programs for the same sums in float64, some steps long.
 EXACT = 1e-10
@@ -152,7 +152,7 @@ def test_batch_with_a_nan_is_reported(x64: None, small: None) -> None:
 
 def test_uint8_video_is_cropped_flipped_and_normalized_on_the_device(small: None) -> None:
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
-    optimizer, step = make_step(config, dtype=jnp.bfloat16, prepare=classification.augmented_clips)
+    optimizer, step = make_step(config, dtype=jnp.bfloat16, prepare=None)
     state = jax.eval_shape(lambda: train_step.init_state(functional.init(config, 0), optimizer))
     new, seen = jax.eval_shape(step, state, {**batch_shapes(4), "gvf": jax.ShapeDtypeStruct((4, 12), jnp.float32)})
     assert jax.tree.map(spec, new) == jax.tree.map(spec, state)

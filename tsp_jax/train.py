@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from tsp_jax import config
-from tsp_jax.system import cli, compilation, cpu, errors, malloc, sharding
+from tsp_jax.system import cli, compilation, cpu, malloc, sharding
 from tsp_jax.training import (
     encoder_task,
     interruption,
@@ -85,7 +85,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _work(options: argparse.Namespace, *, tasks: Mapping[str, task.Kind], stop: interruption.Interruption) -> int:
     """Trains or evaluates as the flags ask. Returns the exit status of a run that all processes end alike."""
     try:
-        with _explained(stop):
+        with interruption.explained(stop):
             name, recipe = read_recipe(options.config, options.changes, tasks)
             kind = tasks[name]
             processes.start_processes(options.coordinator, options.num_processes, options.process_id)
@@ -192,25 +192,6 @@ def _evaluate(learned: task.Task, state: train_step.TrainState, stop: interrupti
     line = run_log.line(values, split="valid", step=done, epoch=max(done - 1, 0) // learned.steps_per_epoch)
     processes.say(f"{learned.result(line)}\n{json.dumps(line)}")
     return True
-
-
-@contextlib.contextmanager
-def _explained(stop: interruption.Interruption) -> Iterator[None]:
-    """Gives an error its exit status, 1 once training has begun, and says that the last checkpoint is kept."""
-    try:
-        yield
-    except sums.NotFiniteError:
-        raise
-    except KeyboardInterrupt as error:
-        message = "interrupted; run the same command again to go on from the last checkpoint"
-        raise errors.InterruptedRunError(message) from error
-    except jax.errors.JaxRuntimeError as error:
-        raise errors.UnfinishedError(processes.explain(error)) from error
-    except (OSError, ValueError, RuntimeError, ImportError, errors.UserError) as error:
-        if not stop.patient:
-            raise
-        kept = "the last checkpoint is kept: run the same command again to go on from there"
-        raise errors.UnfinishedError(f"{error}; {kept}") from error
 
 
 if __name__ == "__main__":

@@ -92,11 +92,6 @@ def summarize(counts: Counts, heads: Sequence[str], alphas: Sequence[float]) -> 
     return {**per_head, "loss": loss, "mean_accuracy": float(np.mean(accuracies))}
 
 
-def augmented_clips(batch: train_step.Batch, dtype: DTypeLike) -> Float[Array, "b t h w 3"]:
-    """Normalized clips of a batch's `video`, `crop` and `flip`."""
-    return transforms.augment(batch["video"], batch["crop"], batch["flip"], dtype)
-
-
 @dataclasses.dataclass(frozen=True)
 class ClipLoss:
     """The sum over heads of alpha times the mean cross-entropy over the rows that have that head's label; a `train_step.Loss`.
@@ -110,7 +105,8 @@ class ClipLoss:
       alphas: the weight of each head's loss.
       dtype: the precision of the activations. Pixels are normalized in float32 or wider.
       remat: whether the backward pass computes the activations within blocks again, to save memory.
-      prepare: returns the normalized clips of a batch in a dtype; it is called for each part of the batch.
+      prepare: returns the normalized clips of a batch in a dtype; it is called for each part of the batch. None makes them of
+        `video`, `crop` and `flip`, as the backbone's preprocessing asks.
     """
 
     model: tsp.ModelConfig
@@ -118,7 +114,7 @@ class ClipLoss:
     alphas: tuple[float, ...]
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-    prepare: Prepare = augmented_clips
+    prepare: Prepare | None = None
 
     def __post_init__(self):
         expected = len(self.model.label_counts)
@@ -142,7 +138,7 @@ class ClipLoss:
         self, variables: train_step.Variables, part: train_step.Batch, divisors: Any, axes: tuple[str, ...]
     ) -> tuple[Float[Array, ""], tuple[train_step.Variables, Counts]]:
         """Returns the part's share of the loss, the batch statistics after it, and its counts: see `train_step.Loss`."""
-        clips = self.prepare(part, _wide(self.dtype))
+        clips = self._clips(part)
         _, logits, batch_stats = tsp.train(
             self.model, variables, clips, part.get("gvf"), dtype=self.dtype, remat=self.remat, axes=axes
         )
@@ -155,16 +151,19 @@ class ClipLoss:
     def evaluate(self, variables: train_step.Variables, batch: train_step.Batch) -> Counts:
         """Returns the counts of a batch in evaluation mode. Rows whose labels are -1 count nowhere."""
         batch = self.inputs(batch)
-        clips, labels = self.prepare(batch, _wide(self.dtype)), [batch[name] for name in self.labels]
+        clips, labels = self._clips(batch), [batch[name] for name in self.labels]
         _, logits = tsp.evaluate(self.model, variables, clips, batch.get("gvf"), dtype=self.dtype)
         totals = [cross_entropy_sum(x, y) for x, y in zip(logits, labels, strict=True)]
         return count(totals, logits, labels)
+
+    def _clips(self, batch: train_step.Batch) -> Float[Array, "b t h w 3"]:
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        if self.prepare is not None:
+            return self.prepare(batch, dtype)
+        preprocessing = self.model.spec.preprocessing
+        return transforms.augment(batch["video"], batch["crop"], batch["flip"], dtype, preprocessing)
 
 
 def _log_likelihood(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
     """Log-probability of each row's label; of class 0 where it has none."""
     return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
-
-
-def _wide(dtype: DTypeLike) -> DTypeLike:
-    return jnp.promote_types(dtype, jnp.float32)

@@ -23,8 +23,6 @@ from tsp_jax.training import classification, feed, interruption, optim, processe
 
 GROUPS = ("stem", "backbone", "fc")  # the groups of parameters that have a learning rate each
 
-# ----------------------------------------------------------------------------------------------------------------- recipe
-
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -192,9 +190,6 @@ def recipe(**sections: Any) -> ml_collections.ConfigDict:
     return config.page("encoder", Recipe, sections)
 
 
-# ------------------------------------------------------------------------------------------------------------------- task
-
-
 @dataclasses.dataclass(frozen=True)
 class Splits:
     """The data of a recipe, opened.
@@ -216,12 +211,7 @@ def rows_per_device(recipe: Recipe) -> int:
 
 
 def open_data(recipe: Recipe) -> Splits:
-    """Opens the records of both splits and checks that the model's heads and inputs match them.
-
-    Raises:
-      OSError, UserError: the records can't be read.
-      ValueError: they don't match; the message lists every mismatch.
-    """
+    """Opens the records of both splits. Raises ValueError if the model's heads and inputs don't match them."""
     names = {"train": recipe.data.train_split, "valid": recipe.data.valid_split}
     opened = {
         role: input_pipeline.open_split(recipe.data.folder, name, recipe.data.gvf or None) for role, name in names.items()
@@ -299,10 +289,8 @@ class EncoderTask:
 
     def describe(self) -> list[str]:
         """Returns lines about the data, the steps and the learning rates."""
-        splits = (
-            (self._recipe.data.train_split, self._data.train, "train"),
-            (self._recipe.data.valid_split, self._data.valid, "validate"),
-        )
+        data, opened = self._recipe.data, self._data
+        splits = (data.train_split, opened.train, "train"), (data.valid_split, opened.valid, "validate")
         counts = [f"{len(split.index.segment_row)} segments of {name} to {use} on" for name, split, use in splits]
         rates = ", ".join(f"{group} {rate:g}" for group, rate in self._optimizer.base_rates.items())
         total = self.steps_per_epoch * self.epochs

@@ -1,19 +1,24 @@
-"""How a run is asked to stop: SIGTERM and Ctrl-C, agreed on by all processes."""
+"""How a run ends before its time: by SIGTERM and Ctrl-C, which all processes agree on, or by an error."""
 
+import contextlib
 import os
 import signal
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from tsp_jax.system import errors
+from tsp_jax.training import processes, sums
+
 
 class Interruption:
-    """Turns SIGTERM and SIGINT into an answer to `due`, which a run asks for where it can save; for use in `with`.
+    """Turns SIGTERM and SIGINT into an answer of `due`, which a run asks for where it can save; for use in `with`.
 
-    Until the run is patient, and at a second signal, they are a KeyboardInterrupt. Of several processes each may get the
-    signal, and all are told at the same call of `due`: JAX takes SIGTERM over when they join, and SIGINT is handed on to it.
+    Until the run is patient, and at a second signal, they raise KeyboardInterrupt. If one of several processes gets the signal,
+    all of them learn of it at the same call of `due`: JAX takes SIGTERM over when they join, and SIGINT is handed on to it.
     """
 
     def __init__(self):
@@ -29,11 +34,11 @@ class Interruption:
             signal.signal(number, handler)
 
     def be_patient(self) -> None:
-        """From here on signals wait for `due`. Several processes have joined each other by now."""
+        """Makes signals wait for `due` from here on. Several processes have joined each other by now."""
         self.patient = True
 
     def due(self) -> bool:
-        """Whether to save and stop. All processes call it equally often, and get the same answer."""
+        """Returns whether to save and stop. All processes call it equally often and get the same answer."""
         self._calls += 1
         if jax.process_count() == 1:
             return self._asked
@@ -45,3 +50,26 @@ class Interruption:
         self._asked = True
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def explained(stop: Interruption) -> Iterator[None]:
+    """Gives an error of the block its exit status, 1 once training has begun, and says that the last checkpoint is kept.
+
+    Raises:
+      UserError: the block raised an error that a user can mend, or was interrupted.
+    """
+    try:
+        yield
+    except sums.NotFiniteError:
+        raise
+    except KeyboardInterrupt as error:
+        message = "interrupted; run the same command again to go on from the last checkpoint"
+        raise errors.InterruptedRunError(message) from error
+    except jax.errors.JaxRuntimeError as error:
+        raise errors.UnfinishedError(processes.explain(error)) from error
+    except (OSError, ValueError, RuntimeError, ImportError, errors.UserError) as error:
+        if not stop.patient:
+            raise
+        kept = "the last checkpoint is kept: run the same command again to go on from there"
+        raise errors.UnfinishedError(f"{error}; {kept}") from error
