@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tsp_jax.models import convolution
+from tsp_jax.models.cpu import filtering as cpu_filtering
+from tsp_jax.models.cpu import kernel_gradients
 
 KERNELS = {
     "spatial": ((1, 3, 3), (1, 1, 1)),
@@ -45,7 +47,7 @@ def filtering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def lift_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_MIN_PRODUCTS", "_MIN_PIXELS", "_MIN_SIZE"):
-        monkeypatch.setattr(convolution, name, 0)
+        monkeypatch.setattr(cpu_filtering, name, 0)
 
 
 def plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
@@ -87,12 +89,12 @@ def test_kernel_gradient_is_the_same_for_blocks_of_any_size(
     x64: None, monkeypatch: pytest.MonkeyPatch, pixels: int, stride: tuple[int, int, int]
 ) -> None:
     x, kernel = arrays((4, 3, 6, 5), (3, 3, 3))
-    monkeypatch.setattr(convolution, "_BLOCK_PIXELS", pixels)
+    monkeypatch.setattr(kernel_gradients, "_BLOCK_PIXELS", pixels)
 
     @quick_jit
     def both(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         y, of_plain = jax.vjp(lambda kernel: plain(x, kernel, stride), kernel)
-        return convolution.kernel_gradient(x, y, kernel.shape, stride), of_plain(y)[0]
+        return kernel_gradients.kernel_gradient(x, y, kernel.shape, stride), of_plain(y)[0]
 
     found, expected = both(x, kernel)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
@@ -106,7 +108,7 @@ def test_filtering_is_the_same_for_blocks_of_any_size(
     """Of a pixel's or a frame's, of some, of a clip's, of all at once."""
     x, kernel = arrays((4, 3, 10, 4), size)
     lift_limits(monkeypatch)
-    monkeypatch.setattr(convolution, "_FILTERED_PIXELS", pixels)
+    monkeypatch.setattr(cpu_filtering, "_FILTERED_PIXELS", pixels)
 
     @quick_jit
     def both(x: jax.Array, kernel: jax.Array) -> tuple[object, object]:

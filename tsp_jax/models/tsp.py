@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tsp_jax.models import backbones, convolution, functional, video_resnet
+from tsp_jax.models import backbones, functional, precision, video_resnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +164,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
 
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b c2"]:
-        precision = convolution.matmul_precision(x.dtype)
-        return jnp.matmul(x, self.weight[...].astype(x.dtype), precision=precision) + self.bias[...].astype(x.dtype)
+        product = jnp.matmul(x, self.weight[...].astype(x.dtype), precision=precision.matmul_precision(x.dtype))
+        return product + self.bias[...].astype(x.dtype)
 
 
 def _module(config: ModelConfig, variables: functional.Variables) -> TSP:
