@@ -1,8 +1,8 @@
 """Builds span records: `python -m data_builders.build --dataset D --videos DIR --groundtruth CSV… --data_dir DIR`.
 
-Shards are written apart, each by one process, in `incomplete.VERSION/` beside the folder to be, and a shard counts as done once
-a note of it lies there too. When all are done the folder is moved into place at once. So a build that was killed has left
-nothing that looks finished, and the same command goes on with the shards that are missing.
+Each shard is written by one process, in the folder `incomplete.VERSION/` next to the final folder. A shard is done once
+there is also a note of it. When all shards are done, the folder is moved into place at once. So a killed build leaves nothing
+that looks finished, and the same command goes on with the missing shards.
 """
 
 import argparse
@@ -34,57 +34,54 @@ BUILDERS: dict[str, type[span_builder.SpanBuilder]] = {
 }
 SPLITS = ("train", "valid", "test")
 ERRORS_FILE = "errors.csv"
-_ERRORS_COLUMNS = ("filename", "line", "start_sec", "starts", "reason")  # of the ground truth, of the video, of clips
+# The line is that of the ground truth, start_sec is a time in the video, and starts counts the clip starts that are lost.
+_ERRORS_COLUMNS = ("filename", "line", "start_sec", "starts", "reason")
+_KEPT = "finished shards are kept; run the command again to go on"
 _RECIPE_FILE = "build.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 parts are left out or the build stopped, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command and returns its exit status.
+
+    The status is 0 if all is well, 1 if parts are left out or the build stopped, 2 for wrong use, and 130 if it was
+    interrupted.
+    """
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     began = time.perf_counter()
-    try:
-        source = make_source(options)
-        builder = BUILDERS[options.dataset](source=source, data_dir=options.data_dir, config=options.config)
-        plans = source.plan()
-        _print_plan(plans, builder.codec)
-        tasks = shards.plan(source, builder, plans, options.num_shards, options.on_error)
-        work = shards.work_folder(builder)
-        if _is_built(builder, tasks):
-            if work.exists():  # what a build left that was killed after its last step but one
-                with contextlib.suppress(shards.BuildError), _locked(work):
-                    pass
-            print(f"{builder.data_dir}: built before of the same; nothing to do")
-            return 0
-        builder.set_labels(source.labels)  # not before: TFDS has read those of a folder that is there
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with _locked(work):
-            _begin(work, tasks)
-            if Path(builder.data_dir).exists():
-                raise shards.BuildError(f"another build has just finished {builder.data_dir}; run the command again to compare")
-            if options.beam_runner:
-                runners.run_on_beam(tasks, options.beam_runner, options.beam_option)
-            else:
-                runners.run_on_processes(tasks, options.workers)
-            failures = finish(builder, plans, tasks)
-    except KeyboardInterrupt:
-        print("interrupted; run the command again to go on", file=sys.stderr)
-        return 130
-    except (OSError, shards.BuildError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    source = make_source(options)
+    builder = BUILDERS[options.dataset](source=source, data_dir=options.data_dir, config=options.config)
+    plans = source.plan()
+    _print_plan(plans, builder.codec)
+    tasks = shards.plan(source, builder, plans, options.num_shards, options.on_error)
+    work = shards.work_folder(builder)
+    if _is_built(builder, tasks):
+        if work.exists():  # a build was killed just before its last step, the removal of this folder
+            with contextlib.suppress(shards.BuildError), _locked(work):
+                pass
+        print(f"{builder.data_dir}: the same was built before; nothing to do")
+        return 0
+    builder.set_labels(source.labels)  # not earlier: if the folder exists, TFDS has read its labels
+    with cli.resumable(_KEPT), _locked(work):
+        _begin(work, tasks)
+        if Path(builder.data_dir).exists():
+            raise shards.BuildError(f"another build has just finished {builder.data_dir}; run the command again to compare")
+        if options.beam_runner:
+            runners.run_on_beam(tasks, options.beam_runner, options.beam_option)
+        else:
+            runners.run_on_processes(tasks, options.workers)
+        failures = finish(builder, plans, tasks)
     _print_summary(builder, failures, time.perf_counter() - began)
     return 1 if failures else 0
 
 
 def make_source(options: argparse.Namespace) -> span_builder.Source:
-    """What the flags name.
+    """Returns what the records are made from, as the flags say.
 
     Raises:
-      OSError, ValueError: a file or folder is not there, or splits have no name or the same.
+      OSError, ValueError: a file or folder is missing, or a split has no name or the name of another.
     """
     folder = Path(options.videos)
     if not folder.is_dir():
@@ -111,14 +108,22 @@ def finish(
     plans: Mapping[str, tuple[Sequence[spans.Video], int]],
     tasks: Sequence[shards.Shard],
 ) -> list[spans.Failure]:
-    """Writes the indexes and TFDS's description beside the finished shards and moves all into place; the parts left out.
+    """Writes the indexes and TFDS's description next to the finished shards, and moves the folder into place.
+
+    Args:
+      builder: the data set's TFDS builder.
+      plans: each split's videos, and the number of its segments that are too short.
+      tasks: all shards of the build.
+
+    Returns:
+      The parts of videos that could not be read and are left out.
 
     Raises:
-      BuildError: of a split nothing could be read.
+      BuildError: nothing of a split could be read.
     """
     folder = shards.work_folder(builder) / "shards"
     for path in {*folder.iterdir()} - {shard.path for shard in tasks}:
-        path.unlink()  # what a build left that was killed here
+        path.unlink()  # an earlier build was killed here and left it
     failures: list[spans.Failure] = []
     infos = []
     for split, (videos, _) in plans.items():
@@ -127,7 +132,7 @@ def finish(
         failures += [failure for note in notes for failure in note.failures]
         if not any(note.keys for note in notes):
             for shard in of_split:
-                shard.note.unlink()  # so that the same command tries again
+                shard.note.unlink()  # so that the same command tries the shard again
             raise shards.BuildError(
                 f"split {split}: no part of its {len(videos)} videos can be read, such as {failures[-1].filename}: "
                 f"{failures[-1].reason}; repair them and run the command again"
@@ -164,7 +169,8 @@ def _note(shard: shards.Shard) -> shards.Note:
 
 
 def _recipe(tasks: Sequence[shards.Shard]) -> dict[str, Any]:
-    """What a build is made from, to compare with one that began before."""
+    """Returns what a build is made from, to compare it with an earlier build."""
+    # The text covers the names of the classes and fields in `spans`. If one is renamed, earlier builds seem to differ.
     content = repr([(shard.split, shard.path.name, shard.videos) for shard in tasks])
     return {
         "format": records.FORMAT_VERSION,
@@ -176,10 +182,10 @@ def _recipe(tasks: Sequence[shards.Shard]) -> dict[str, Any]:
 
 
 def _is_built(builder: span_builder.SpanBuilder, tasks: Sequence[shards.Shard]) -> bool:
-    """Whether the folder is there, of the same.
+    """Returns whether the final folder exists and was built from the same.
 
     Raises:
-      ValueError: it was built from something else.
+      ValueError: the folder was built from something else.
     """
     folder = Path(builder.data_dir)
     if not folder.exists():
@@ -189,10 +195,10 @@ def _is_built(builder: span_builder.SpanBuilder, tasks: Sequence[shards.Shard]) 
 
 
 def _begin(work: Path, tasks: Sequence[shards.Shard]) -> None:
-    """Makes the work folder, or takes up that of a build of the same.
+    """Makes the work folder, or goes on with the one of an earlier build from the same.
 
     Raises:
-      BuildError: it is of something else.
+      BuildError: the folder there is of a build from something else.
     """
     recipe = _recipe(tasks)
     path = work / _RECIPE_FILE
@@ -204,7 +210,7 @@ def _begin(work: Path, tasks: Sequence[shards.Shard]) -> None:
     for folder in ("shards", "done"):
         (work / folder).mkdir(exist_ok=True)
         for leftover in (work / folder).glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)  # a worker of a killed build, about to end, may take it away too
+            leftover.unlink(missing_ok=True)  # a worker that ends after its build was killed may remove it first
     with files.replacing(path, per_process=True) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1))
 
@@ -213,12 +219,14 @@ def _compare(folder: Path, expected: Mapping[str, Any], path: Path) -> None:
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{folder}: no {path.name} of this command in it; name another --data_dir, or remove it") from error
+        raise ValueError(
+            f"{folder}: no {path.name} of this command in it; name another --data_dir, or remove the folder"
+        ) from error
     different = [key for key in expected if found.get(key) != expected[key]]
     if different:
         lines = [f"{key}: {_difference(found.get(key), expected[key])}" for key in different]
         raise ValueError(
-            f"{folder} was built from something else; name another --data_dir, or remove it:\n  " + "\n  ".join(lines)
+            f"{folder} was built from something else; name another --data_dir, or remove the folder:\n  " + "\n  ".join(lines)
         )
 
 
@@ -250,21 +258,21 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _split_and_path(text: str) -> tuple[str, Path]:
-    """The split and file that `NAME=CSV` or `CSV` says.
+    """Returns the split's name and the file that `NAME=CSV` or `CSV` means.
 
     Raises:
-      ValueError: the name can't be told.
+      ValueError: the name is invalid, or the file's name does not show it.
     """
     name, equals, path = text.partition("=")
     if equals and not Path(text).exists():
-        if not name.isidentifier() or name == "all":  # which TFDS keeps for all of them
+        if not name.isidentifier() or name == "all":  # TFDS reserves it for all splits together
             raise ValueError(
                 f"--groundtruth {text}: a split is named by letters, digits and underscores, and not 'all'; got {name!r}"
             )
         return name, Path(path)
     stem = Path(text).stem.lower()
     found = [split for split in SPLITS if split in stem]
-    if len(found) != 1 or not re.search(f"(?<![a-z]){found[0]}", stem):  # not that of `latest`
+    if len(found) != 1 or not re.search(f"(?<![a-z]){found[0]}", stem):  # `latest` does not name the split test
         raise ValueError(f"--groundtruth {text}: which split is it? write train={text}, valid={text} or test={text}")
     return found[0], Path(text)
 
@@ -300,30 +308,35 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.build",
         description="Decodes annotated videos once and writes the frames of their segments, small, as sharded TFDS records "
-        "for training. Run again, it goes on where it was stopped.",
+        "for training. If it was stopped, the same command goes on.",
         epilog="example: python -m data_builders.build --dataset video_folder --videos videos/ --groundtruth train.csv "
         "valid.csv --data_dir records/",
     )
     add = parser.add_argument
-    add("--dataset", required=True, choices=list(BUILDERS), help="video_folder for one's own")
-    add("--videos", required=True, help="the folder that the ground truth's file names are relative to")
+    add("--dataset", required=True, choices=list(BUILDERS), help="the data set; video_folder for your own videos")
+    add("--videos", required=True, help="the folder of the videos; the ground truth's file names are relative to it")
     add(
         "--groundtruth",
         required=True,
         nargs="+",
         metavar="CSV",
-        help="one for each split, as `python -m data_builders.groundtruth` writes them: NAME=CSV, or a file whose name says "
-        "train, valid or test",
+        help="one file for each split, written by `python -m data_builders.groundtruth`: NAME=CSV, or a file whose name "
+        "contains train, valid or test",
     )
-    add("--data_dir", required=True, help="where the data set's folder goes: DATA_DIR/DATASET/CONFIG/VERSION")
-    add("--labels", metavar="JSON", help="the action label mapping; without it, all labels of the ground truth, sorted")
-    add("--config", choices=[item.name for item in span_builder.CONFIGS], default="jpeg", help="default: %(default)s")
-    add("--num_shards", type=cli.positive_int, help="files of each split; without it, of about 256 MB")
+    add("--data_dir", required=True, help="the folder below which the records go, as DATA_DIR/DATASET/CONFIG/VERSION")
+    add("--labels", metavar="JSON", help="the action label mapping (default: all labels of the ground truth, sorted)")
+    add(
+        "--config",
+        choices=[item.name for item in span_builder.CONFIGS],
+        default="jpeg",
+        help="encoding of the frames (default: %(default)s)",
+    )
+    add("--num_shards", type=cli.positive_int, help="number of files in each split (default: files of about 256 MB)")
     workers = cpu.cores()
-    add("--workers", type=cli.positive_int, default=workers, help="processes (default: %(default)s)")
-    add("--on_error", choices=["skip", "stop"], default="skip", help="what to do at a part of a video that can't be read")
-    add("--beam_runner", help="run on Apache Beam instead: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner")
-    add("--beam_option", action="append", default=[], metavar="OPTION", help="passed on to Beam; may be repeated")
+    add("--workers", type=cli.positive_int, default=workers, help="number of processes (default: %(default)s)")
+    add("--on_error", choices=["skip", "stop"], default="skip", help="what to do if a part of a video can't be read")
+    add("--beam_runner", help="run on Apache Beam instead, with DirectRunner, FlinkRunner, SparkRunner or DataflowRunner")
+    add("--beam_option", action="append", default=[], metavar="OPTION", help="an option for Beam; may be repeated")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Writes the ground truth of a data set, background included: `python -m data_builders.groundtruth --format F …`."""
+"""Writes a data set's ground truth of actions and background: `python -m data_builders.groundtruth --format F …`."""
 
 import argparse
 import itertools
@@ -11,56 +11,61 @@ from typing import get_args
 
 from data_builders import annotation_formats, row_checks
 from tsp_jax import groundtruth, video_list
-from tsp_jax.system import cli, tables
+from tsp_jax.system import cli, errors, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 annotated videos are missing, 2 wrong use or wrong input."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command and returns its exit status.
+
+    The status is 0 if all is well, 1 if annotated videos are missing, and 2 for wrong use or wrong input.
+    """
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     chosen = annotation_formats.FORMATS[options.format]
     min_background_sec = chosen.min_background_sec if options.min_background_sec is None else options.min_background_sec
     rule = options.background or chosen.background
-    try:
-        actions = annotation_formats.read_actions(options.format, options.annotations, options.subset)
-        if options.labels:
-            annotation_formats.check_labels(actions, groundtruth.read_label_mapping(options.labels), options.labels)
-        videos = groundtruth.read_metadata(options.metadata)
-        matched, missing = match(actions, videos)
-        rows = ground_truth(matched, rule, min_background_sec)
-        if not rows:
-            raise ValueError(
-                f"{options.metadata}: none of the {len(actions)} annotated videos is in it, such as "
-                f"{', '.join(itertools.islice(actions, 3))}; check --subset and the file names"
-            )
-        groundtruth.write_groundtruth(options.output, rows)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    actions = annotation_formats.read_actions(options.format, options.annotations, options.subset)
+    if options.labels:
+        annotation_formats.check_labels(actions, groundtruth.read_label_mapping(options.labels), options.labels)
+    videos = groundtruth.read_metadata(options.metadata)
+    matched, missing = match(actions, videos)
+    rows = ground_truth(matched, rule, min_background_sec)
+    if not rows:
+        raise ValueError(
+            f"{options.metadata}: none of the {len(actions)} annotated videos is in it, such as "
+            f"{', '.join(itertools.islice(actions, 3))}; check --subset and the file names"
+        )
+    groundtruth.write_groundtruth(options.output, rows)
     _print_summary(options.output, rows, f"{rule} background of at least {min_background_sec:.4f} s")
     unannotated = len(videos) - len(matched)
     if unannotated:
         print(f"  {unannotated} videos of {options.metadata} have no annotation here and are left out")
+    for name in missing:
+        print(f"missing: {name}", file=sys.stderr)
     if missing:
-        for name in missing:
-            print(f"missing: {name}", file=sys.stderr)
-        print(
-            f"error: {len(missing)} of {len(actions)} annotated videos are not in {options.metadata} and are left out; "
-            "add them, or go on without them",
-            file=sys.stderr,
+        raise errors.UnfinishedError(
+            f"{len(missing)} of {len(actions)} annotated videos are not in {options.metadata} and are left out; "
+            "add them, or go on without them"
         )
-    return 1 if missing else 0
+    return 0
 
 
 def match(
     actions: Mapping[str, Sequence[annotation_formats.Action]], videos: Sequence[groundtruth.VideoMetadata]
 ) -> tuple[list[tuple[groundtruth.VideoMetadata, Sequence[annotation_formats.Action]]], list[str]]:
-    """Each annotated video's metadata with its actions, and the names of those that have none.
+    """Returns each annotated video's metadata with its actions, and the names of the videos without metadata.
 
-    A name fits the file of that name, or else the one whose name up to the first dot is it or `v_` and it.
+    A name first matches the file of exactly that name. Otherwise it matches the file whose name up to the first dot is
+    NAME or `v_NAME`.
+
+    Args:
+      actions: the actions of each annotated video, by its name in the annotations.
+      videos: the metadata of all videos.
 
     Raises:
-      ValueError: two files fit one name, or two names one file.
+      ValueError: two files match one name, or two names match one file.
     """
     by_filename = {item.filename: item for item in videos}
     by_name = defaultdict(list)
@@ -88,9 +93,10 @@ def ground_truth(
     rule: annotation_formats.BackgroundRule,
     min_background_sec: float,
 ) -> list[groundtruth.AnnotatedSegment]:
-    """All actions, as annotated, then all background, each in the order of the videos.
+    """Returns all actions, as annotated, and then all background segments, both in the order of the videos.
 
-    Under `reference` a video without actions has no rows, as in the released files; under `union` it is background.
+    With the rule `reference` a video without actions has no rows, as in the released files. With `union` the whole video is
+    background.
     """
     actions = [_segment(video, action.start_sec, action.end_sec, action.label) for video, items in videos for action in items]
     gaps = [
@@ -110,18 +116,19 @@ def background(
     rule: annotation_formats.BackgroundRule,
     min_background_sec: float,
 ) -> list[tuple[float, float]]:
-    """The parts of a video without action, as (start, end) in seconds, ascending by the actions around them.
+    """Returns the parts of a video without action, as (start, end) in seconds, in the order of the actions around them.
 
     Args:
-      actions: (start, end) of each; of those with one start the first counts as the earlier.
-      video_duration_sec: of the video.
-      rule: `reference`, from the end of the action before in the order of starts to the start of the next, as in the released
-        files, which call a part of an action background where another one lies within it; `union`, what no action covers.
-      min_background_sec: shorter ones are left out.
+      actions: each action's (start, end) in seconds. If two have the same start, the first counts as the earlier.
+      video_duration_sec: the video's length in seconds.
+      rule: the rule of background. With `reference`, as in the released files, the actions are sorted by start, and background
+        reaches from the end of one to the start of the next. Where an action lies within another, a part of the longer one
+        is thus called background. With `union`, background is what no action covers.
+      min_background_sec: the shortest part that is kept, in seconds.
 
-    Source: TSP (Alwassel et al. 2021), the released ground truth. Actions are not clamped to the video there, so `reference`
-      may reach beyond its end. Ties are in no recognisable order there; theirs of the annotations gives all but 1 of
-      THUMOS14's 4,751 segments, and the number of ActivityNet's for validation.
+    Source: TSP (Alwassel et al. 2021), the released ground truth. There, actions are not clamped to the video, so `reference`
+      may reach beyond its end. The order of ties there is not recognisable. The order of the annotations gives all but 1 of
+      THUMOS14's 4,751 background segments, and the right number of ActivityNet's for validation.
     """
     if rule == "reference":
         ordered = sorted(actions, key=lambda action: action[0])
@@ -172,31 +179,32 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--metadata metadata.csv --output thumos14_valid.csv",
     )
     add = parser.add_argument
-    add("--format", required=True, choices=list(annotation_formats.FORMATS), help="of the annotations")
+    add("--format", required=True, choices=list(annotation_formats.FORMATS), help="the format of the annotations")
     add(
         "--annotations",
         required=True,
-        help="activitynet: the JSON file; thumos14: the folder of CLASS_val.txt and CLASS_test.txt; csv: a file with columns "
-        "filename or video-name, t-start, t-end, action-label",
+        help="activitynet: the JSON file; thumos14: the folder of CLASS_val.txt and CLASS_test.txt; csv: a file with the "
+        "columns filename or video-name, t-start, t-end, action-label",
     )
     add(
         "--subset",
-        help="activitynet: train or valid; thumos14: valid or test; csv: a value of its column `subset`, needed only there",
+        help="activitynet: train or valid; thumos14: valid or test; csv: a value of its column `subset` (default: all rows)",
     )
-    add("--metadata", required=True, help="the CSV that `python -m data_builders.metadata` writes; its videos are used")
-    add("--output", required=True, help="the ground-truth CSV")
+    add("--metadata", required=True, help="the CSV that `python -m data_builders.metadata` writes; only its videos are used")
+    add("--output", required=True, help="the ground-truth CSV to write")
     add(
         "--min_background_sec",
         type=_seconds,
-        help="shortest background that is kept (default: activitynet 5.3333, that is 80 frames at 15 fps; else 1.0667, 16)",
+        help="the shortest background that is kept, in seconds (default: 5.3333, which is 80 frames at 15 fps, for "
+        "activitynet; otherwise 1.0667, which is 16 frames)",
     )
     add(
         "--background",
         choices=get_args(annotation_formats.BackgroundRule),
-        help="what is background: `reference`, as in the released files; `union`, what no action covers "
-        "(default: union for csv, else reference)",
+        help="the rule of background: `reference` as in the released files, or `union` for what no action covers "
+        "(default: union for csv, otherwise reference)",
     )
-    add("--labels", help="a label mapping (JSON) that must know every action")
+    add("--labels", help="a label mapping (JSON) that must contain every action's label")
     options = parser.parse_args(arguments)
     if annotation_formats.FORMATS[options.format].needs_subset and not options.subset:
         parser.error(f"--subset is needed with --format {options.format}")

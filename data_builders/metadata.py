@@ -1,4 +1,4 @@
-"""Measures videos: `python -m data_builders.metadata --videos DIR --output metadata.csv` decodes each and counts its frames."""
+"""Measures videos by decoding them: `python -m data_builders.metadata --videos DIR --output metadata.csv`."""
 
 import argparse
 import concurrent.futures
@@ -10,24 +10,26 @@ import tqdm
 
 from data_builders import measurement
 from tsp_jax import groundtruth, video_list
-from tsp_jax.system import cli, cpu
+from tsp_jax.system import cli, cpu, errors
 from tsp_jax.video import scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 some videos could not be read, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command and returns its exit status.
+
+    The status is 0 if all is well, 1 if videos can't be read or the CSV can't be written, 2 for wrong use, and 130 if it was
+    interrupted.
+    """
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     root = Path(options.videos)
-    try:
-        videos = video_list.list_videos(root)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    videos = video_list.list_videos(root)
     root = root if root.is_dir() else root.parent
     measured: list[groundtruth.VideoMetadata] = []
     damaged, failed = [], []
-    try:
+    with cli.resumable("nothing is written"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
             jobs = pool.map(lambda item: _measure_listed(item, root), videos)
             for item, result in zip(videos, tqdm.tqdm(jobs, "metadata", len(videos), unit="video", disable=None), strict=True):
@@ -36,15 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 measured.append(result.metadata)
                 if result.damage:
-                    damaged.append(f"{item.path}: {result.damage}; {result.metadata.num_frames} frames up to there count")
-    except KeyboardInterrupt:
-        print("interrupted; nothing is written", file=sys.stderr)
-        return 130
-    try:
+                    damaged.append(f"{item.path}: {result.damage}; its first {result.metadata.num_frames} frames count")
         groundtruth.write_metadata(options.output, measured)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     for line in damaged:
         print(f"note: {line}", file=sys.stderr)
     for line in failed:
@@ -55,17 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(damaged)} damaged, {len(failed)} unreadable and left out"
     )
     if failed:
-        print(f"error: {len(failed)} of {len(videos)} videos can't be read; repair or remove them", file=sys.stderr)
-    return 1 if failed else 0
+        raise errors.UnfinishedError(f"{len(failed)} of {len(videos)} videos can't be read; repair or remove them")
+    return 0
 
 
 def _measure_listed(item: video_list.Video, root: Path) -> measurement.Measurement | str:
-    """The measurement, or why there is none."""
+    """Returns a video's measurement, or the reason why there is none."""
     if item.fault:
         return item.fault
     filename = item.path.relative_to(root).as_posix()
     if filename != filename.encode(errors="replace").decode():
-        return "its folder's name is not UTF-8, as the CSV is; rename it"
+        return "its folder's name is not UTF-8, but the CSV is; rename the folder"
     try:
         return measurement.measure(item.path, filename)
     except (scanning.VideoError, OSError) as error:
@@ -80,9 +75,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--videos", required=True, help="a folder, searched with its subfolders; file names are relative to it")
-    add("--output", required=True, help="the CSV file")
-    add("--workers", type=cli.positive_int, default=cpu.cores(), help="videos decoded at once")
+    add("--videos", required=True, help="the folder of the videos, searched with its subfolders; file names are relative to it")
+    add("--output", required=True, help="the CSV file to write")
+    add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos decoded at once")
     return parser.parse_args(arguments)
 
 

@@ -12,14 +12,14 @@ from tensorflow_datasets.core import example_serializer
 from data_builders import spans
 from tsp_jax import groundtruth, records
 
-# TFDS itself holds records in memory up to this size, and needs TensorFlow beyond.
+# Up to this size, TFDS holds the records in memory. For more it needs TensorFlow.
 _MAX_BYTES_AT_ONCE = 1 << 30
-BYTES_A_FRAME = {"jpeg": 15_000, "lossless": 39_000}  # about, for plans
+BYTES_A_FRAME = {"jpeg": 15_000, "lossless": 39_000}  # approximate, for estimates of sizes
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What records are made of.
+    """What records are made from.
 
     Attributes:
       videos: the folder that the ground truth's file names are relative to.
@@ -32,10 +32,10 @@ class Source:
     labels: tuple[str, ...]
 
     def plan(self) -> dict[str, tuple[list[spans.Video], int]]:
-        """The videos of each split, and how many of its segments are too short for a clip.
+        """Returns the videos of each split, and the number of its segments that are too short for a clip.
 
         Raises:
-          OSError, ValueError: a ground truth is not there, can't be read, or has no segment that is long enough.
+          OSError, ValueError: a ground truth is missing, can't be read, or has no segment that is long enough.
         """
         plans = {}
         for split, path in self.groundtruth.items():
@@ -53,7 +53,7 @@ class SpanConfig(tfds.core.BuilderConfig):
     """A way to encode frames.
 
     Attributes:
-      codec: of the frames.
+      codec: the encoding of the frames.
     """
 
     codec: records.Codec = "jpeg"
@@ -61,15 +61,15 @@ class SpanConfig(tfds.core.BuilderConfig):
 
 CONFIGS = [
     SpanConfig(name="jpeg", description="Frames are JPEG of quality 96, 4:4:4: about 15 kB each.", codec="jpeg"),
-    SpanConfig(name="lossless", description="Frames are kept to the bit: about 39 kB each.", codec="lossless"),
+    SpanConfig(name="lossless", description="Frames are stored without loss: about 39 kB each.", codec="lossless"),
 ]
 
 
 def source_from_folder(folder: Path, labels_file: str = "action_label_mapping.json") -> Source:
-    """The source in a folder of `videos/`, SPLIT.csv files, and the label mapping.
+    """Returns the source in a folder that holds `videos/`, SPLIT.csv files, and the label mapping.
 
     Raises:
-      OSError, ValueError: one of them is not there or can't be read.
+      OSError, ValueError: one of them is missing or can't be read.
     """
     csvs = {path.stem: path for path in sorted(folder.glob("*.csv"))}
     if not csvs:
@@ -78,26 +78,33 @@ def source_from_folder(folder: Path, labels_file: str = "action_label_mapping.js
 
 
 def features(labels: Sequence[str] | None) -> tfds.features.FeaturesDict:
-    """What stands in a record; labels may be told later."""
+    """Returns the features of a record. With labels None, they may be set later."""
     return tfds.features.FeaturesDict(
         {
             "frames": tfds.features.Text(doc="encoded frames of 128x171 RGB at 15 a second, joined"),
-            "frame_ends": tfds.features.Tensor(shape=(None,), dtype=np.int64, doc="where each ends in `frames`"),
+            "frame_ends": tfds.features.Tensor(
+                shape=(None,), dtype=np.int64, doc="offset in `frames` at which each frame ends"
+            ),
             "first_start": tfds.features.Scalar(np.int64, doc="place of the first frame on the video's 15 fps grid"),
-            "num_starts": tfds.features.Scalar(np.int64, doc="clips of 16 frames may start at so many of the first frames"),
-            "filename": tfds.features.Text(doc="of the video"),
-            "segment": tfds.features.Scalar(np.int64, doc="row of the ground truth, from 0"),
-            # A record keeps no more of a number; the index has all its digits.
-            "start_sec": tfds.features.Scalar(np.float32, doc="where the segment begins in the video"),
-            "end_sec": tfds.features.Scalar(np.float32, doc="where it ends"),
-            "action": tfds.features.ClassLabel(names=labels and list(labels), doc="-1 where there is no action"),
+            "num_starts": tfds.features.Scalar(
+                np.int64, doc="number of frames, from the first on, at which a clip of 16 frames may start"
+            ),
+            "filename": tfds.features.Text(doc="the video's file name"),
+            "segment": tfds.features.Scalar(np.int64, doc="row of the ground truth, counted from 0"),
+            # A record stores these in float32. The index has all digits.
+            "start_sec": tfds.features.Scalar(np.float32, doc="second of the video at which the segment begins"),
+            "end_sec": tfds.features.Scalar(np.float32, doc="second of the video at which the segment ends"),
+            "action": tfds.features.ClassLabel(names=labels and list(labels), doc="-1 for background"),
             "temporal_region": tfds.features.ClassLabel(names=list(groundtruth.TEMPORAL_REGIONS)),
         }
     )
 
 
 def serializer(labels: Sequence[str]) -> Callable[[spans.Example], bytes]:
-    """What makes bytes of a record, the same ones every time; TFDS's own puts the features in another order in each process."""
+    """Returns a function that turns a record into bytes, always the same bytes for the same record.
+
+    TFDS's own serialization has another order of features in each process.
+    """
     described = features(labels)
     serialize = example_serializer.ExampleSerializer(described.get_serialized_info())  # type: ignore (TFDS has two types for it)
     return lambda example: serialize.get_tf_example(described.encode_example(example)).SerializeToString(deterministic=True)
@@ -110,15 +117,15 @@ class SpanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "Spans of 64 starts."}
     BUILDER_CONFIGS = CONFIGS
     HOMEPAGE = "https://github.com/HumamAlwassel/TSP"
-    NUM_CLASSES: int | None = None  # None for as many as there are
+    NUM_CLASSES: int | None = None  # None allows any number
 
     def __init__(self, *, source: Source | None = None, file_format: str = "array_record", **kwargs: Any):
         """Prepares the builder.
 
         Args:
-          source: what to build from; None for what lies in TFDS's manual directory.
-          file_format: of the shards; array_record alone is read by `tsp_jax.input_pipeline`.
-          **kwargs: TFDS's own, such as data_dir and config.
+          source: what to build from; None for the content of TFDS's manual directory.
+          file_format: the shards' file format. `tsp_jax.input_pipeline` reads only array_record.
+          **kwargs: TFDS's own arguments, such as data_dir and config.
         """
         self._source = source
         self._keys: dict[str, list[int]] = {}
@@ -126,13 +133,14 @@ class SpanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def codec(self) -> records.Codec:
+        """The encoding of the frames."""
         return self.builder_config.codec  # type: ignore (of CONFIGS)
 
     def set_labels(self, labels: Sequence[str]) -> None:
-        """Names the actions.
+        """Sets the action labels.
 
         Raises:
-          ValueError: the data set has another number of classes.
+          ValueError: their number is not the data set's number of classes.
         """
         if self.NUM_CLASSES not in (None, len(labels)):
             raise ValueError(f"{self.name} has {self.NUM_CLASSES} classes; got {len(labels)} labels; give its whole mapping")
@@ -171,5 +179,5 @@ class SpanBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def _refuse(failure: spans.Failure) -> None:
     raise ValueError(
         f"{failure.filename} from {failure.start_sec:.1f} s can't be read: {failure.reason}; repair or remove it, or run "
-        "`python -m data_builders.build`, which leaves such parts out"
+        "`python -m data_builders.build`, which leaves out such parts"
     )

@@ -1,4 +1,4 @@
-"""Spans of a split: planned from its ground truth alone, then read from the videos, each decoded once, in order."""
+"""Plans the spans of a split from its ground truth alone, and then reads them from the videos, each decoded once, in order."""
 
 import collections
 import dataclasses
@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 
 from tsp_jax import clips, groundtruth, records, transforms
-from tsp_jax.system import tables
+from tsp_jax.system import errors, tables
 from tsp_jax.video import decoding, scanning
 
 Example = dict[str, Any]
-# Frames that their packets don't promise are found by decoding alone.
+# The packets of these codecs don't show every frame. Only decoding finds all of them.
 _HIDES_FRAMES = frozenset({"vp8", "vp9", "av1"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A segment of a video, on its grid of FRAME_RATE frames a second.
+    """A segment on its video's grid of FRAME_RATE frames a second.
 
     Attributes:
-      row: line of the ground truth, counted from 0 below the header.
-      action: class number, -1 where there is no action.
-      temporal_region: class number in `segments.TEMPORAL_REGIONS`.
-      start_sec: where it begins in the video, as annotated but within the video.
-      end_sec: where it ends.
-      first: place of its first allowed start.
-      starts: how many starts are allowed.
+      row: the segment's row in the ground truth, counted from 0 below the header.
+      action: class number of the action; -1 for background.
+      temporal_region: class number in `groundtruth.TEMPORAL_REGIONS`.
+      start_sec: second of the video at which the segment begins, as annotated but clamped to the video.
+      end_sec: second of the video at which the segment ends, clamped likewise.
+      first: grid place of the first allowed clip start.
+      starts: number of allowed clip starts.
     """
 
     row: int
@@ -43,7 +43,14 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A record to be: `starts` places from `first` on, of one segment. Keys of a split ascend as its videos are read."""
+    """A record to write: `starts` consecutive places at which a clip of one segment may start.
+
+    Attributes:
+      key: the record's key. The keys of a split ascend in the order in which its videos are read.
+      segment: the segment that the clips belong to.
+      first: grid place of the first start.
+      starts: number of starts.
+    """
 
     key: int
     segment: Segment
@@ -52,13 +59,20 @@ class Span:
 
     @property
     def end(self) -> int:
-        """The place after its last frame's."""
+        """The grid place after the last frame."""
         return self.first + self.starts + records.CLIP_LEN - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A video of a split: its file, fps and frames by the ground truth, and its spans in the order of their keys."""
+    """A video of a split.
+
+    Attributes:
+      filename: the video's file, relative to the folder of videos.
+      fps: frames per second, according to the ground truth.
+      num_frames: number of frames, according to the ground truth.
+      spans: the video's spans, in the order of their keys.
+    """
 
     filename: str
     fps: float
@@ -67,7 +81,7 @@ class Video:
 
     @property
     def num_kept_frames(self) -> int:
-        """Frames in its records; one in two records counts twice."""
+        """The number of frames in the video's records. A frame in two records counts twice."""
         return sum(span.end - span.first for span in self.spans)
 
 
@@ -76,11 +90,11 @@ class Failure:
     """A part of a video that can't be read.
 
     Attributes:
-      filename: of the video.
-      row: line of the ground truth, counted from 0 below the header.
-      start_sec: where the part begins in the video.
-      starts: clip starts that are lost with it.
-      reason: why.
+      filename: the video's file, relative to the folder of videos.
+      row: the segment's row in the ground truth, counted from 0 below the header.
+      start_sec: second of the video at which the part begins.
+      starts: number of clip starts that are lost.
+      reason: why the part can't be read.
     """
 
     filename: str
@@ -92,30 +106,36 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file of records: its name, its size and the keys of its records in their order."""
+    """A file of records.
+
+    Attributes:
+      name: the file's name.
+      num_bytes: the file's size in bytes.
+      keys: the keys of its records, in their order in the file.
+    """
 
     name: str
     num_bytes: int
     keys: tuple[int, ...]
 
 
-class MisdatedError(Exception):
-    """The spans given so far of this video are wrong: its packets promise other frames than decode."""
+class MisdatedError(errors.UserError):
+    """The spans yielded so far for a video are wrong, because its packets promise other frames than those that decode."""
 
 
 def plan(rows: Sequence[groundtruth.AnnotatedSegment], labels: Sequence[str]) -> tuple[list[Video], int]:
-    """The videos of a split, in the order of their first rows, and how many segments are too short for a clip.
+    """Returns the videos of a split, in the order of their first rows, and the number of segments too short for a clip.
 
-    A segment is clamped to its video. Its starts are the grid's places from that of its first frame to the last with which a
-    clip ends within it; at the ends a place may lie up to one frame early.
+    A segment is clamped to its video. Its clip starts are the grid places from its first frame to the last place from which a
+    clip ends within the segment. At both ends a place may lie up to one frame early.
 
     Args:
-      rows: of the ground truth.
+      rows: the rows of the ground truth.
       labels: action labels, by class number.
 
     Raises:
       ValueError: labels are unknown, or rows of one file disagree; the message names the lines.
-    Source: TSP, released data set code: clamping, and the least length, that of a clip.
+    Source: TSP, released data set code, for the clamping and for the shortest segment, which is as long as a clip.
     """
     numbers = {label: number for number, label in enumerate(labels)}
     faults, too_short = [], 0
@@ -150,24 +170,28 @@ def plan(rows: Sequence[groundtruth.AnnotatedSegment], labels: Sequence[str]) ->
 def examples(
     folder: Path, item: Video, codec: records.Codec, note: Callable[[Failure], object], *, dated_by_decoding: bool = False
 ) -> Iterator[tuple[int, Example]]:
-    """The records of a video by key, keys ascending, read in one pass; memory holds the frames of the spans under way.
+    """Yields the records of a video as (key, example), by ascending key. The video is read in one pass.
+
+    Memory holds only the encoded frames of the spans that have begun and have not ended.
 
     Args:
-      folder: of the videos.
+      folder: the folder of the videos.
       item: the video.
-      codec: of the frames.
-      note: called with each span that can't be read, all its frames there; it may raise to end all.
-      dated_by_decoding: decode the video once before, for the true times of its frames.
+      codec: the encoding of the frames.
+      note: is called, after the last record, with each span that lacks frames. It may raise an error.
+      dated_by_decoding: whether the video is first decoded once to find the true times of its frames.
 
     Raises:
-      MisdatedError: that is needed, and what was given is wrong.
+      MisdatedError: the video must be dated by decoding, and the records yielded so far are wrong.
     """
     pending = collections.deque(item.spans)
-    failures: list[Failure] = []  # noted at the end: in a misdated video frames only seem to be missing
+    failures: list[Failure] = []  # reported at the end, because in a misdated video frames only seem to be missing
     try:
         reader, grid = _open(folder, item, dated_by_decoding)
         encoded: dict[int, bytes] = {}
-        oldest = list(itertools.accumulate((span.first for span in reversed(item.spans)), min))  # of the last n spans
+        oldest = list(
+            itertools.accumulate((span.first for span in reversed(item.spans)), min)
+        )  # element n is the first place of the last n + 1 spans
         for number, frame in reader:
             places = np.arange(np.searchsorted(grid, number, "left"), np.searchsorted(grid, number, "right"))
             data = records.encode_frame(transforms.resize(frame, records.FRAME_SIZE), codec)
@@ -187,7 +211,7 @@ def examples(
 
 
 def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]) -> records.Index:
-    """The index of a split: what was planned, as far as it stands in the shards."""
+    """Returns the index of a split, which lists those of the planned spans that are in the shards."""
     by_key = {span.key: span for item in videos for span in item.spans}
     written = [by_key[key] for shard in shards for key in shard.keys]
     rows = {span.segment.row: span.segment for span in written}
@@ -221,7 +245,7 @@ def index(videos: Sequence[Video], codec: records.Codec, shards: Sequence[Shard]
 
 
 def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.Reader, np.ndarray]:
-    """The reader of the frames that spans need, and the frame number at each place of the grid."""
+    """Returns a reader of the frames that the spans need, and the frame number at each grid place."""
     if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
         raise scanning.VideoError("its name leads out of the folder of videos")
     scan = scanning.scan(folder / item.filename)
@@ -241,6 +265,7 @@ def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.
 def _example(
     item: Video, span: Span, encoded: Mapping[int, bytes], reader: decoding.Reader, failures: list[Failure]
 ) -> Iterator[tuple[int, Example]]:
+    """Yields a span's record. If frames are missing, yields nothing and appends to `failures`."""
     places = range(span.first, span.end)
     missing = sum(place not in encoded for place in places)
     if missing:
@@ -271,14 +296,14 @@ def _failure(item: Video, span: Span, reason: str) -> Failure:
 
 
 def _spans(segment: Segment) -> Iterator[Span]:
-    """A segment's spans, without their keys."""
+    """Yields a segment's spans, all with the key 0."""
     end = segment.first + segment.starts
     for first in range(segment.first, end, records.MAX_STARTS):
         yield Span(0, segment, first, min(records.MAX_STARTS, end - first))
 
 
 def _segment(row: int, segment: groundtruth.AnnotatedSegment, grid_len: int, numbers: Mapping[str, int]) -> Segment | None:
-    """The segment on the grid; None when no clip fits into it."""
+    """Returns the segment on the grid, or None if it is shorter than a clip."""
     start_sec, end_sec = max(segment.start_sec, 0.0), min(segment.end_sec, segment.video_duration_sec)
     last_place = grid_len - records.CLIP_LEN
     if end_sec - start_sec < records.CLIP_SEC - tables.ROUNDING or last_place < 0:

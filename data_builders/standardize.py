@@ -12,44 +12,39 @@ from pathlib import Path
 import tqdm
 
 from tsp_jax import video_list
-from tsp_jax.system import cli, cpu, files, tables
+from tsp_jax.system import cli, cpu, errors, files, tables
 from tsp_jax.video import scanning, writing
 
-FPS = 30  # the original's, whose ground truth counts in it
+FPS = 30  # the original's frame rate, in which its ground truth counts frames
 ERRORS_FILE = "errors.csv"
 _COLUMNS = ("filename", "outcome", "reason")
 _LEFT_OUT, _CUT_SHORT = "left out", "cut short"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 some videos are left out or cut short, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command and returns its exit status.
+
+    The status is 0 if all is well, 1 if videos are left out or cut short or the disk is full, 2 for wrong use, and 130 if it
+    was interrupted.
+    """
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     root, output = Path(options.input), Path(options.output)
-    try:
-        targets = plan(root, output)
-        output.mkdir(parents=True, exist_ok=True)
-        done = {path for path in targets if targets[path].exists() and not options.overwrite}
-        root = root if root.is_dir() else root.parent
-        errors = _Errors(output / ERRORS_FILE, {path.relative_to(root).as_posix() for path in done})
-    except (OSError, ValueError) as error:
-        # The listing knows the folder by the flag of the other commands.
-        print(f"error: {str(error).replace('--videos ', '--input ')}", file=sys.stderr)
-        return 2
+    targets = plan(root, output)
+    output.mkdir(parents=True, exist_ok=True)
+    done = {path for path in targets if targets[path].exists() and not options.overwrite}
+    root = root if root.is_dir() else root.parent
+    failures = _Failures(output / ERRORS_FILE, {path.relative_to(root).as_posix() for path in done})
     to_do = [path for path in targets if path not in done]
     num_frames = 0
-    try:
+    with cli.resumable("finished videos are kept; run the command again to go on"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
-            jobs = pool.map(lambda path: _standardize_listed(path, targets[path], root, options.crf, errors), to_do)
+            jobs = pool.map(lambda path: _standardize_listed(path, targets[path], root, options.crf, failures), to_do)
             for frames in tqdm.tqdm(jobs, "standardize", len(to_do), unit="video", disable=None):
                 num_frames += frames
-        rows = errors.close()
-    except KeyboardInterrupt:
-        print("interrupted; run the command again to go on", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        rows = failures.close()
     for filename, outcome, reason in rows:
         print(f"{outcome}: {filename}: {reason}", file=sys.stderr)
     left_out = sum(outcome == _LEFT_OUT for _, outcome, _ in rows)
@@ -58,26 +53,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(rows) - left_out} damaged and cut short, {left_out} unreadable and left out"
     )
     if rows:
-        print(f"error: {len(rows)} of {len(targets)} videos are not whole; see {output / ERRORS_FILE}", file=sys.stderr)
-    return 1 if rows else 0
+        raise errors.UnfinishedError(f"{len(rows)} of {len(targets)} videos are not whole; see {output / ERRORS_FILE}")
+    return 0
 
 
 def plan(root: Path, output: Path) -> dict[Path, Path]:
-    """Each video below a folder, or the one file, with the file to write: same subfolder and name, but for `.mp4`.
+    """Returns the file to write for each video. It has the video's subfolder and name, but ends with `.mp4`.
+
+    Args:
+      root: a folder, searched with its subfolders, or one video file.
+      output: the folder to write into.
 
     Raises:
-      OSError: the folder is not there, can't be read or holds no video.
-      ValueError: the output is the input or within it, or two videos would become one file.
+      UserError: the folder is missing, can't be read or holds no video.
+      ValueError: the output is the input or lies within it, or two videos would become one file.
     """
     if root.is_dir() and output.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"--output {output}: within --input {root}, where it would be taken for input; choose another folder")
-    paths = [item.path for item in video_list.list_videos(root)]
+        raise ValueError(
+            f"--output {output}: within --input {root}, so the next run would take it for input; choose another folder"
+        )
+    try:
+        paths = [item.path for item in video_list.list_videos(root)]
+    except (OSError, ValueError) as error:  # the message names the folder by the flag of the other commands
+        raise errors.UserError(str(error).replace("--videos ", "--input ")) from error
     root = root if root.is_dir() else root.parent
     targets = {path: output / path.relative_to(root).with_suffix(".mp4") for path in paths}
     sources = defaultdict(list)
     for path, target in targets.items():
         if target.exists() and target.samefile(path):
-            raise ValueError(f"--output {output}: {path} would be written over; choose another folder")
+            raise ValueError(f"--output {output}: {path} would be overwritten; choose another folder")
         sources[target].append(str(path))
     faults = [f"{' and '.join(same)} would both become {target}" for target, same in sources.items() if len(same) > 1]
     if faults:
@@ -86,19 +90,19 @@ def plan(root: Path, output: Path) -> dict[Path, Path]:
 
 
 def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str], object] | None = None) -> int:
-    """Writes a video at 30 fps, whole or not at all; the number of frames.
+    """Writes a video at 30 fps, whole or not at all, and returns its number of frames.
 
-    What is chosen and how is told by `video_writing.resample`. A damaged video is kept up to its first error.
+    `writing.resample` explains which frames are chosen. A damaged video is kept up to its first error.
 
     Args:
-      source: the video.
-      target: the mp4 file; its folder is made.
-      crf: x264's quality.
-      note_damage: called with the error before a video that was cut short takes its place.
+      source: the video to read.
+      target: the mp4 file to write. Its folder is made if it is absent.
+      crf: x264's quality, from 0 (lossless) to 51.
+      note_damage: is called with the error before a video that was cut short is moved into place.
 
     Raises:
-      VideoError: it can't be read.
-      OSError: it can't be written.
+      VideoError: the video can't be read.
+      OSError: the file can't be written.
     """
     with files.replacing(target) as temporary:
         frames, damage = writing.resample(source, temporary, FPS, crf=crf)
@@ -107,10 +111,10 @@ def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str
     return frames
 
 
-class _Errors:
-    """The CSV of videos that are not whole, kept up to date so that a killed run's notes outlive it.
+class _Failures:
+    """The CSV of videos that are not whole. It is written after each video, so that it outlives a killed run.
 
-    A video that a run before this one cut short is listed on, for its output stays.
+    A video that an earlier run cut short stays in the list as long as its output stays.
     """
 
     def __init__(self, path: Path, done: set[str]):
@@ -119,7 +123,7 @@ class _Errors:
         if path.exists():
             with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
                 rows = [row for row in csv.reader(stream) if len(row) == len(_COLUMNS)]
-            # The last note of a video is the one that holds.
+            # The last row of a video is the valid one.
             latest = {filename: (filename, outcome, reason) for filename, outcome, reason in rows if filename in done}
             self.rows = [row for row in latest.values() if row[1] == _CUT_SHORT]
         self._write()
@@ -139,14 +143,14 @@ class _Errors:
         tables.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
 
 
-def _standardize_listed(source: Path, target: Path, root: Path, crf: int, errors: _Errors) -> int:
-    """The number of frames; a video that fails is listed and has none."""
+def _standardize_listed(source: Path, target: Path, root: Path, crf: int, failures: _Failures) -> int:
+    """Writes a video and returns its number of frames. A video that fails is listed and has 0 frames."""
     filename = source.relative_to(root).as_posix()
     try:
-        return standardize(source, target, crf, lambda damage: errors.add(filename, _CUT_SHORT, damage))
+        return standardize(source, target, crf, lambda damage: failures.add(filename, _CUT_SHORT, damage))
     except (scanning.VideoError, OSError) as error:
-        target.unlink(missing_ok=True)  # with --overwrite: what the run before wrote is no longer what the source is
-        errors.add(filename, _LEFT_OUT, str(error))
+        target.unlink(missing_ok=True)  # with --overwrite, the output of an earlier run no longer matches its source
+        failures.add(filename, _LEFT_OUT, str(error))
         return 0
 
 
@@ -154,17 +158,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.standardize",
         description=f"Writes every video as H.264 mp4 at constant {FPS} fps, as `ffmpeg -filter:v fps=fps={FPS}` does, upright "
-        f"and without sound. Run again, it goes on where it was stopped. A damaged video is kept up to its first error; it and "
-        f"those that can't be read are listed in OUTPUT/{ERRORS_FILE}.",
+        f"and without sound. If it was stopped, the same command goes on. A damaged video is kept up to its first error. "
+        f"Damaged and unreadable videos are listed in OUTPUT/{ERRORS_FILE}.",
         epilog="example: python -m data_builders.standardize --input downloads/ --output videos/",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--input", required=True, help="a folder, searched with its subfolders, or a file")
-    add("--output", required=True, help="another folder; subfolders and names stay, but for .mp4")
-    add("--workers", type=cli.positive_int, default=cpu.cores(), help="videos converted at once, a core each")
-    add("--crf", type=int, default=23, help="x264's quality, 0 lossless to 51; the default is ffmpeg's, as in the original")
-    add("--overwrite", action="store_true", help="convert also those whose output is there")
+    add("--input", required=True, help="a folder, searched with its subfolders, or one file")
+    add("--output", required=True, help="another folder; subfolders and names stay, but files end with .mp4")
+    add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos converted at once, one core each")
+    add(
+        "--crf",
+        type=int,
+        default=23,
+        help="x264's quality, from 0 (lossless) to 51; the default is ffmpeg's, as in the original",
+    )
+    add("--overwrite", action="store_true", help="convert videos again whose output exists")
     return parser.parse_args(arguments)
 
 

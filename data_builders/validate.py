@@ -1,4 +1,4 @@
-"""Names what is wrong with a ground truth: `python -m data_builders.validate --groundtruth CSV --videos DIR --labels JSON`."""
+"""Lists the errors in a ground truth: `python -m data_builders.validate --groundtruth CSV --videos DIR --labels JSON`."""
 
 import argparse
 import collections
@@ -11,30 +11,27 @@ import tqdm
 
 from data_builders import measurement, row_checks
 from tsp_jax import groundtruth
-from tsp_jax.system import cli, cpu
+from tsp_jax.system import cli, cpu, errors
 from tsp_jax.video import scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 there are bad rows, 2 wrong use."""
-    options = _parse(arguments)
-    cli.show_any_name()
+    """Runs the command and returns its exit status: 0 if all is well, 1 if there are bad rows, 2 for wrong use."""
+    return cli.run(_work, _parse(arguments))
+
+
+def _work(options: argparse.Namespace) -> int:
     path, folder = Path(options.groundtruth), Path(options.videos)
-    try:
-        labels = read_labels(options.labels)
-        known = {item.filename: item for item in groundtruth.read_metadata(options.metadata)} if options.metadata else None
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--videos {folder}: no such folder")
-        if not path.is_file():
-            raise FileNotFoundError(f"--groundtruth {path}: no such file")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    labels = read_labels(options.labels)
+    known = {item.filename: item for item in groundtruth.read_metadata(options.metadata)} if options.metadata else None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder}: no such folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"--groundtruth {path}: no such file")
     try:
         rows = groundtruth.read_groundtruth_rows(path)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise InvalidError(str(error)) from error
     findings = sorted(
         [
             *row_checks.check_rows(rows, labels, lenient=options.released),
@@ -44,22 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for finding in findings:
         print(f"{'warning: ' if finding.is_warning else ''}{path.name} line {finding.line}: {finding.message}")
-    warnings = sum(finding.is_warning for finding in findings)
-    errors = len(findings) - warnings
-    _print_summary(rows, labels, f"{path}: {len(rows)} rows, {errors} errors, {warnings} warnings")
-    if errors:
+    num_warnings = sum(finding.is_warning for finding in findings)
+    num_errors = len(findings) - num_warnings
+    _print_summary(rows, labels, f"{path}: {len(rows)} rows, {num_errors} errors, {num_warnings} warnings")
+    if num_errors:
         bad_rows = len({finding.line for finding in findings if not finding.is_warning})
-        print(f"error: {path}: {bad_rows} of {len(rows)} rows are bad; they are listed above", file=sys.stderr)
-    elif not rows:
-        print(f"error: {path}: no rows below the header", file=sys.stderr)
-    return 1 if errors or not rows else 0
+        raise InvalidError(f"{path}: {bad_rows} of {len(rows)} rows are bad; they are listed above")
+    if not rows:
+        raise InvalidError(f"{path}: no rows below the header")
+    return 0
+
+
+class InvalidError(errors.UserError):
+    """The ground truth has errors."""
+
+    exit_status = 1
 
 
 def read_labels(paths: Sequence[str | Path]) -> list[str]:
-    """The action labels of the one action mapping among some mapping files.
+    """Returns the action labels of the only action mapping among several mapping files.
 
     Raises:
-      FileNotFoundError: a file is not there.
+      FileNotFoundError: a file is missing.
       ValueError: there is no action mapping or more than one, or the temporal-region mapping has another order.
     """
     mappings = {str(path): groundtruth.read_label_mapping(path) for path in paths}
@@ -70,7 +73,7 @@ def read_labels(paths: Sequence[str | Path]) -> list[str]:
     actions = [path for path in mappings if path not in regions]
     if len(actions) != 1:
         raise ValueError(
-            f"--labels: expected one mapping of actions, and if you like the temporal-region mapping beside it; "
+            f"--labels: expected one mapping of actions, and optionally the temporal-region mapping; "
             f"found {', '.join(actions) or 'the temporal-region mapping alone'}"
         )
     return mappings[actions[0]]
@@ -79,7 +82,13 @@ def read_labels(paths: Sequence[str | Path]) -> list[str]:
 def check_files(
     rows: Sequence[groundtruth.Row[groundtruth.AnnotatedSegment]], folder: Path, workers: int
 ) -> Iterator[row_checks.Finding]:
-    """What is wrong with the videos below a folder that the rows name, by a scan of their packets."""
+    """Yields what is wrong with the videos that the rows name, by a scan of their packets.
+
+    Args:
+      rows: the rows of the ground truth.
+      folder: the folder that the rows' file names are relative to.
+      workers: the number of videos scanned at once.
+    """
     by_file = collections.defaultdict(list)
     for row in rows:
         if row.value is not None:
@@ -131,6 +140,7 @@ _REMEASURE = "run `python -m data_builders.metadata`, then `groundtruth` again"
 
 
 def _decoded(path: Path, filename: str) -> tuple[int, str]:
+    """Returns the number of frames that decode, and the error that stopped the decoder, which is empty if there was none."""
     try:
         measured = measurement.measure(path, filename)
     except scanning.VideoError as error:
@@ -155,22 +165,27 @@ def _print_summary(rows: Sequence[groundtruth.Row[groundtruth.AnnotatedSegment]]
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.validate",
-        description="Names every bad row of a ground truth, with its line, its value and a remedy, and counts the classes.",
+        description="Lists every bad row of a ground truth with its line, its value and a remedy, and counts the segments of "
+        "each class.",
         epilog="example: python -m data_builders.validate --groundtruth train.csv --videos videos/ --labels labels/*.json",
     )
     add = parser.add_argument
-    add("--groundtruth", required=True, metavar="CSV", help="the file to check")
-    add("--videos", required=True, help="the folder that its file names are relative to")
+    add("--groundtruth", required=True, metavar="CSV", help="the ground truth to check")
+    add("--videos", required=True, help="the folder of the videos; the file names in the ground truth are relative to it")
     add("--labels", required=True, nargs="+", metavar="JSON", help="the action mapping, and the temporal-region mapping")
-    add("--metadata", metavar="CSV", help="what `python -m data_builders.metadata` wrote, to be compared too")
+    add(
+        "--metadata",
+        metavar="CSV",
+        help="the CSV that `python -m data_builders.metadata` wrote; the rows are compared with it too",
+    )
     add(
         "--released",
         action="store_true",
-        help="the ground truth is that of ActivityNet or THUMOS14, where some segments leave their video, are empty or stand "
-        "twice: warn of these (training clamps and drops them) and fail for the rest alone",
+        help="for the ground truth of ActivityNet or THUMOS14, where some segments leave their video, are empty or occur "
+        "twice: only warn of these, because training clamps and drops them",
     )
     workers = cpu.cores()
-    add("--workers", type=cli.positive_int, default=workers, help="videos scanned at once (default: %(default)s)")
+    add("--workers", type=cli.positive_int, default=workers, help="number of videos scanned at once (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

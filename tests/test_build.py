@@ -410,7 +410,7 @@ def test_what_a_crash_of_the_machine_leaves_is_not_trusted(
     status = build.main(flags(data, tmp_path))
     if damage == "recipe_empty":
         assert status == 1
-        assert "no build.json of this command in it; name another --data_dir, or remove it" in capsys.readouterr().err
+        assert "no build.json of this command in it; name another --data_dir, or remove the folder" in capsys.readouterr().err
     else:
         assert status == 0
         assert contents(tmp_path / FINAL) == contents(built)
@@ -652,7 +652,7 @@ def test_the_same_again_does_nothing(
     shutil.copytree(built, tmp_path / FINAL)
     monkeypatch.setattr(runners, "run_on_processes", None)
     assert build.main(flags(data, tmp_path)) == 0
-    assert "built before of the same; nothing to do" in capsys.readouterr().out
+    assert "the same was built before; nothing to do" in capsys.readouterr().out
     assert not (tmp_path / WORK).exists()
     assert contents(tmp_path / FINAL) == contents(built)
 
@@ -681,7 +681,7 @@ def test_another_ground_truth_labels_or_shards_are_refused_with_the_difference(
     ]:
         assert build.main(arguments) == (2 if state == "finished" else 1)
         error = capsys.readouterr().err
-        assert "was built from something else; name another --data_dir, or remove it" in error
+        assert "was built from something else; name another --data_dir, or remove the folder" in error
         assert difference in error
     if state == "finished":
         assert contents(tmp_path / FINAL) == contents(built)

@@ -22,7 +22,7 @@ def test_metadata_is_the_originals(shared: Path, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "metadata.csv").read_bytes() == (shared / "reference" / "metadata.csv").read_bytes()
     printed = capsys.readouterr()
     assert "corrupted.mp4: Invalid data found when processing input" in printed.err
-    assert "28 frames up to there count" in printed.err
+    assert "its first 28 frames count" in printed.err
     assert "5 videos, 0.01 hours, 924 frames; 1 damaged, 0 unreadable" in printed.out
 
 
@@ -103,7 +103,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_listed_and_the_others_measured(tmp_
     media.write(tmp_path / "videos" / "good.mp4", frames=5)
     assert run(tmp_path / "videos", tmp_path / "m.csv") == 1
     assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["good.mp4"]
-    assert "bad.mp4: its folder's name is not UTF-8, as the CSV is; rename it" in capsys.readouterr().err
+    assert "bad.mp4: its folder's name is not UTF-8, but the CSV is; rename the folder" in capsys.readouterr().err
 
 
 def test_one_file_is_named_by_itself(tmp_path: Path):

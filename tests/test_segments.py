@@ -197,7 +197,7 @@ def test_released_mapping_reads_and_writes_back(name: str, shared: Path, tmp_pat
         ("[]", "found \\[\\]"),
         ('["Jump", 1]', 'found \\["Jump", 1\\]'),
         ('["Jump", ""]', "expected a JSON list"),
-        ('["Jump", "Run", "Jump"]', "Jump stand in it twice"),
+        ('["Jump", "Run", "Jump"]', "Jump occur twice"),
     ],
 )
 def test_bad_mapping_is_refused(text: str, message: str, tmp_path: Path):

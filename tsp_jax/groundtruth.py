@@ -1,4 +1,4 @@
-"""Annotated segments of videos: the ground-truth CSV, the metadata CSV and the label mappings, read strictly, written whole."""
+"""Reads and writes what is known of annotated videos: the ground-truth CSV, the metadata CSV and the label mappings."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ _FPS_TOLERANCE = 1e-4  # relative
 
 @dataclasses.dataclass(frozen=True)
 class VideoMetadata:
-    """What the metadata CSV knows of a video.
+    """A row of the metadata CSV, which describes a video.
 
     Attributes:
-      filename: of the video, below the folder of videos.
-      video_duration_sec: num_frames / fps.
-      fps: frames a second, on average.
-      num_frames: frames as decoded.
+      filename: the video's file, relative to the folder of videos.
+      video_duration_sec: the video's length in seconds, num_frames / fps.
+      fps: average number of frames per second.
+      num_frames: number of frames that decode.
     """
 
     filename: str
@@ -38,18 +38,20 @@ class VideoMetadata:
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedSegment:
-    """A row of the ground truth: a part of a video, as annotated; it may leave the video, and is then to be clamped.
+    """A row of the ground truth, which describes a part of a video exactly as it was annotated.
+
+    The part may reach beyond the video; whoever uses it must clamp it.
 
     Attributes:
       video_name: the file's name up to its first dot.
-      start_sec: where the segment begins.
-      end_sec: where it ends, itself excluded.
-      action_label: the class; empty where there is no action.
-      video_duration_sec: of the whole video.
-      filename: of the video, below the folder of videos.
-      fps: frames a second of the video, on average.
-      num_frames: of the whole video.
-      temporal_region: one of TEMPORAL_REGIONS.
+      start_sec: second of the video at which the segment begins.
+      end_sec: second of the video at which the segment ends; the interval is half open.
+      action_label: the action's class; empty for background.
+      video_duration_sec: the whole video's length in seconds.
+      filename: the video's file, relative to the folder of videos.
+      fps: the video's average number of frames per second.
+      num_frames: the whole video's number of frames.
+      temporal_region: one of `TEMPORAL_REGIONS`.
     """
 
     video_name: str
@@ -68,12 +70,12 @@ T = TypeVar("T", VideoMetadata, AnnotatedSegment)
 
 @dataclasses.dataclass(frozen=True)
 class Row(Generic[T]):
-    """A line of a CSV file: what it says, or why that can't be used.
+    """A row of a CSV file: its content, or the reasons why it can't be used.
 
     Attributes:
-      line: its number in the file; that of its last line when a quoted field holds line breaks.
-      value: what it says; None when something is wrong with it.
-      faults: what is wrong with it, each with the column, its text and the remedy.
+      line: the row's line number in the file; the number of its last line if a quoted field holds line breaks.
+      value: the row's content; None if there are faults.
+      faults: what is wrong with the row. Each fault says the column, its text and what was expected.
     """
 
     line: int
@@ -82,7 +84,7 @@ class Row(Generic[T]):
 
 
 def read_groundtruth(path: str | Path) -> list[AnnotatedSegment]:
-    """The segments of a ground-truth CSV, in its order.
+    """Returns the segments of a ground-truth CSV, in its order.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -92,11 +94,11 @@ def read_groundtruth(path: str | Path) -> list[AnnotatedSegment]:
 
 
 def read_groundtruth_rows(path: str | Path) -> list[Row[AnnotatedSegment]]:
-    """The rows of a ground-truth CSV with their line numbers and faults.
+    """Returns the rows of a ground-truth CSV with their line numbers and faults.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or it is no CSV of text.
+      ValueError: a column is missing, or the file is no CSV of UTF-8 text.
     """
     return [_parse(row, AnnotatedSegment, _GROUNDTRUTH) for row in tables.read_table(path, tuple(_GROUNDTRUTH))]
 
@@ -136,7 +138,7 @@ def clips_within(start_sec: Float[np.ndarray, " n"], length_sec: float, segment:
 
 
 def read_metadata(path: str | Path) -> list[VideoMetadata]:
-    """The videos of a metadata CSV, in its order.
+    """Returns the videos of a metadata CSV, in its order.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -152,11 +154,11 @@ def write_metadata(path: str | Path, videos: Iterable[VideoMetadata]) -> None:
 
 
 def read_label_mapping(path: str | Path) -> list[str]:
-    """The labels of a mapping, whose places in the list are their class numbers.
+    """Returns the labels of a mapping. A label's place in the list is its class number.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not a JSON list of distinct names.
+      ValueError: the file is not a JSON list of distinct names.
     """
     path = Path(path)
     expected = 'expected a JSON list of label names, such as ["Action", "No action"]'
@@ -165,12 +167,12 @@ def read_label_mapping(path: str | Path) -> list[str]:
         raise ValueError(f"{path}: {expected}, found {json.dumps(labels)[:60]}")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
-        raise ValueError(f"{path}: {', '.join(repeated)} stand in it twice; a label has one class number")
+        raise ValueError(f"{path}: {', '.join(repeated)} occur twice; a label has one class number")
     return labels
 
 
 def write_label_mapping(path: str | Path, labels: Sequence[str]) -> None:
-    """Writes a mapping, a label a line as the released ones have it, whole or not at all."""
+    """Writes a label mapping, whole or not at all. It has one label per line, as the released mappings do."""
     lines = ",\n ".join(json.dumps(label, ensure_ascii=False) for label in labels)
     with files.replacing(path) as temporary:
         temporary.write_text(f"[{lines}]", encoding="utf-8")
@@ -202,7 +204,7 @@ def _temporal_region(text: str) -> str:
     return text
 
 
-# Column: field of the dataclass, what reads it. In the order of the columns, which is that of the fields.
+# Each column's field in the dataclass, and the function that reads its text. Columns and fields have the same order.
 _METADATA: dict[str, tuple[str, Callable[[str], Any]]] = {
     "filename": ("filename", _name),
     "video-duration": ("video_duration_sec", _positive),

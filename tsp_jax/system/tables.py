@@ -1,4 +1,4 @@
-"""CSV tables and JSON files: read strictly, with the line of each fault, and written whole."""
+"""Reads CSV tables and JSON files strictly, with the line of each fault, and writes tables whole or not at all."""
 
 import csv
 import dataclasses
@@ -17,7 +17,13 @@ _MAX_FAULTS_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """A line of a CSV file as text by column; `fault` says when it has too few or too many fields, and is empty otherwise."""
+    """A row of a CSV file.
+
+    Attributes:
+      line: the row's line number in the file; the number of its last line if a quoted field holds line breaks.
+      fields: the text of each column, by the column's name.
+      fault: says that the row has too few or too many fields; empty if it has neither.
+    """
 
     line: int
     fields: dict[str, str]
@@ -25,15 +31,15 @@ class TableRow:
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
-    """The lines of a CSV file below its header.
+    """Returns the rows of a CSV file below its header. Blank lines are skipped.
 
     Args:
-      path: the file.
-      columns: those that it must have; others are kept too.
+      path: the CSV file.
+      columns: names of the columns that the file must have. Other columns are kept too.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or it is no CSV of text.
+      ValueError: a column is missing or occurs twice, or the file is no CSV of UTF-8 text.
     """
     path = Path(path)
     try:
@@ -60,13 +66,13 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
     """Writes a CSV file, whole or not at all.
 
     Args:
-      path: the file.
-      columns: its header.
-      rows: the fields of each.
-      errors: what becomes of names of files that are not UTF-8, as `open` has it.
+      path: the CSV file.
+      columns: names of the columns, for the header.
+      rows: the fields of each row.
+      errors: how text that is not UTF-8, such as a file's name, is written; as in `open`.
 
     Raises:
-      UnicodeEncodeError: there is such a name, and `errors` is "strict".
+      UnicodeEncodeError: there is such text, and `errors` is "strict".
     """
     with files.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors=errors) as stream:
         table = csv.writer(_PlainLineEnds(stream))
@@ -75,29 +81,29 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file.
+    """Returns the content of a JSON file.
 
     Args:
-      path: the file.
-      expected: what it should be, for messages.
+      path: the JSON file.
+      expected: what the file should hold, for messages.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no JSON of UTF-8 text, or nests too deep.
+      ValueError: the file is no JSON of UTF-8 text, or nests too deep.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; {expected}") from error
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8
+    except (ValueError, RecursionError) as error:  # json raises ValueError for bad JSON and for bad UTF-8
         raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
 
 
 def parse_number(text: str) -> float:
-    """The number that a text says.
+    """Returns the number that a text says.
 
     Raises:
-      ValueError: it says none, or none that is finite.
+      ValueError: the text is no number, or the number is not finite.
     """
     try:
         number = float(text)
@@ -109,12 +115,12 @@ def parse_number(text: str) -> float:
 
 
 def refuse(path: Path, faults: Sequence[str], remedy: str) -> None:
-    """Raises one error for all faults, when there are any.
+    """Raises one error for all faults of a file, if there are any.
 
     Args:
-      path: the file that they stand in.
-      faults: each beginning with its place in the file.
-      remedy: what to do when there are more than the message shows.
+      path: the file with the faults.
+      faults: the faults, each of which begins with its place in the file.
+      remedy: what to do if there are more faults than the message shows.
 
     Raises:
       ValueError: there are faults; the message shows the first ten.
@@ -132,7 +138,10 @@ def _table_row(line: int, header: Sequence[str], fields: Sequence[str]) -> Table
 
 
 class _PlainLineEnds:
-    """A text stream for a csv.writer, which with a plain line end of its own would leave a carriage return unquoted."""
+    """A text stream for a csv.writer that ends lines with a plain line feed.
+
+    With another `lineterminator`, csv.writer would not quote a carriage return, and the field would read back wrongly.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
