@@ -56,8 +56,8 @@ class Batcher:
         Args:
           checkpoint: the encoder's weights.
           clip_len: frames in a clip.
-          stride: frames from one clip's start to the next's, which tells how much clips overlap.
-          dtype: of the computation, a key of `DTYPES`.
+          stride: the number of frames from one clip's start to the next clip's, which decides how much clips overlap.
+          dtype: the compute precision, a key of `DTYPES`.
           batch_size: clips in a batch, for each device; the cores of a CPU share it.
           also: more encoders of the same clips; their features stand to the right of the first one's.
           own: of the thread that calls; takes the time of packing, sending and waiting.
@@ -99,8 +99,8 @@ class Batcher:
 
         Args:
           tag: comes back with the features.
-          video: whose frames these are; with their numbers it tells which frames were sent already.
-          frames: of the clip, `clip_len` of them.
+          video: the video of the frames; with their numbers it shows which frames were sent already.
+          frames: the clip's `clip_len` frames.
         """
         results = []
         while self._in_flight and _is_ready(self._in_flight[0][-1]):
@@ -155,7 +155,7 @@ class Batcher:
 
 
 class _Batch:
-    """The host's memory of one batch. Devices may read it until its results are back, a CPU in place: till then it is kept.
+    """The host's memory of one batch. Devices may read it (a CPU in place) until its results are back, so it is kept.
 
     Attributes:
       arrays: the arguments of the step from `tapped` on, each device's part after the other's.
@@ -193,7 +193,7 @@ class _Lane:
     """One device's share of the batch being filled.
 
     Attributes:
-      tags: of the clips taken.
+      tags: the tags of the clips taken.
       new: slot of each frame that this batch brings, by video and number.
     """
 

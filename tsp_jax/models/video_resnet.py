@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from tsp_jax.models import convolution
 
-WIDTHS = (64, 128, 256, 512)  # of layer1 to layer4 in the three published backbones
+WIDTHS = (64, 128, 256, 512)  # the widths of layer1 to layer4 in the three published backbones
 
 
 class VideoResNet(nnx.Module):
@@ -52,7 +52,7 @@ class VideoResNet(nnx.Module):
           bn_momentum: weight of the new value in the running statistics, as PyTorch counts it.
           float32_stages: the stages, `stem` or `layer1` and so on, that a bfloat16 run computes in float32.
           stem_widths: middle and output width of the stem; the first is used by `r2plus1d` alone.
-          stem_stride: of the stem, in time, height and width.
+          stem_stride: the stem's stride in time, height and width.
           widths: output width of each layer.
           rngs: source of the `params` stream.
         """
@@ -93,7 +93,7 @@ class VideoResNet(nnx.Module):
         for name in ("stem", *self.layer_names):
             stage_dtype = statistics_dtype(dtype) if name in self.float32_stages else dtype
             stage = getattr(self, name)
-            # The stem is frozen as a rule: nothing of it is kept for a backward pass anyway.
+            # The stem is usually frozen, and then nothing of it is kept for a backward pass.
             blocks = stage.layers if remat and name != "stem" else (stage,)
             x = x.astype(stage_dtype)
             for block in blocks:
@@ -132,7 +132,10 @@ class BasicBlock(nnx.Module):
 
 
 def middle_width(width_in: int, width: int) -> int:
-    """Width that gives a (2+1)D pair as many parameters as one 3x3x3 convolution. Source: Tran et al. 2018, section 3.5."""
+    """Returns the middle width that gives a (2+1)D pair as many parameters as one 3x3x3 convolution.
+
+    Source: Tran et al. 2018, section 3.5.
+    """
     return (width_in * width * 27) // (width_in * 9 + 3 * width)
 
 
@@ -146,7 +149,7 @@ def make_conv(
     *,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    """One 3x3x3 convolution, whole or split in space and time."""
+    """Returns one 3x3x3 convolution, whole or split in space and time."""
     if kind == "r3d":
         return Conv(width_in, width, (3, 3, 3), (stride, stride, stride), rngs=rngs)
     return Seq(
@@ -177,7 +180,7 @@ class Seq(nnx.Module):
 
 
 def rematerialize(module: nnx.Module, x: Array, *, train: bool, axes: tuple[str, ...] = ()) -> Array:
-    """`module(x, train=train)`, of which the backward pass keeps the input alone and computes the rest again."""
+    """Returns `module(x, train=train)`. Only the input is kept for the backward pass, which computes the rest again."""
     return nnx.remat(lambda module, x: module(x, train=train, axes=axes))(module, x)
 
 
@@ -206,12 +209,12 @@ class Conv(nnx.Module):
 
 
 def normal(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Standard normal draws, float32; flat at first: on a CPU, XLA compiles a draw of five axes ten times slower."""
+    """Returns standard normal draws, float32. They are drawn flat, since XLA compiles a draw of five axes slowly on a CPU."""
     return jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
 
 
 def statistics_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype of sums over many values of `dtype`: float32, or float64 for float64."""
+    """Returns the dtype of sums over many values of `dtype`: float32, or float64 for float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 

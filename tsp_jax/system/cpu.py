@@ -37,7 +37,7 @@ def split_cpu(rows: int | None = None) -> int:
     changed.
 
     Args:
-      rows: that the devices are to share evenly; None for any.
+      rows: the number of rows that the devices share evenly; None for any number.
 
     Returns:
       How many devices a CPU became; 1 where nothing was changed, and where there is a GPU or TPU.

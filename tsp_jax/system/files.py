@@ -38,7 +38,7 @@ def replacing(path: str | Path, *, per_process: bool = False) -> Iterator[Path]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Nothing, when a file may take the place of what is there.
+    """Checks that a file may take the place of what is there.
 
     Raises:
       OSError: the name can't be a file's, or there is a folder, or a device: root could put a file in the place of /dev/null.

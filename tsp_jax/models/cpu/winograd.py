@@ -57,12 +57,12 @@ def convolve(
     block: Sequence[int],
     inner: Callable[[Array, Array], Array],
 ) -> Float[Array, "b t h w c2"]:
-    """A convolution of stride 1, padded by half its kernel.
+    """Returns the convolution of stride 1, padded by half its kernel.
 
     Args:
-      x: to convolve.
-      kernel: of it, three taps long along the axis.
-      axis: of `x`: 1, 2 or 3.
+      x: the input.
+      kernel: the kernel, three taps long along the axis.
+      axis: the axis of `x` that is filtered: 1, 2 or 3.
       block: sizes along `b t h w` of what is made at a time: divisors of those of `x`, whole where the kernel has several taps.
       inner: the same for kernels of one tap along the axis, of which it is called six times a block.
     """
@@ -98,12 +98,12 @@ def kernel_gradient(
     block: Sequence[int],
     inner: Callable[[Array, Array], Array],
 ) -> Float[Array, "c2 kt kh kw c"]:
-    """The gradient of `convolve`'s kernel, outputs first.
+    """Returns the gradient of `convolve`'s kernel, output channels first.
 
     Args:
-      x: that was convolved.
-      gradient: of the output.
-      axis: that it was filtered along.
+      x: the input of the convolution.
+      gradient: the gradient of its output.
+      axis: the axis along which it was filtered.
       block: as in `convolve`.
       inner: the same for kernels of one tap along the axis, of which it is called six times a block.
     """
@@ -125,7 +125,7 @@ def kernel_gradient(
 def _every_fourth(x: Array, axis: int) -> list[Array]:
     """Six: of all tiles of four along the axis the place before the first, the first, and so on to the one after the last.
 
-    They are of a padded copy. Of one that is only cut XLA would make the cuts anew within each sum, which takes twice the time.
+    They are cut from a padded copy. Without it XLA would cut again within each sum, which takes twice the time.
     """
     tiles, places = _tiles(x, axis), OUTPUTS + TAPS - 1
     around = [(0, 0)] * x.ndim
@@ -139,22 +139,22 @@ def _tiles(x: Array, axis: int) -> int:
 
 
 def _count(x: Array, block: Sequence[int]) -> int:
-    """Blocks of an array."""
+    """Returns the number of blocks of an array."""
     return math.prod(n // size for n, size in zip(x.shape[:-1], block, strict=True))
 
 
 def _start(x: Array, block: Sequence[int], i: Array | int) -> list[Array]:
-    """Where the i-th block of an array starts along `b t h w`."""
+    """Returns the place along `b t h w` where the i-th block of an array starts."""
     numbers = jnp.unravel_index(i, [n // size for n, size in zip(x.shape[:-1], block, strict=True)])
     return [number * size for number, size in zip(numbers, block, strict=True)]
 
 
 def _cut(x: Array, start: Sequence[Array], block: Sequence[int]) -> Array:
-    """A block, of all channels."""
+    """Returns a block with all its channels."""
     return lax.dynamic_slice(x, (*start, 0), (*block, x.shape[-1]))
 
 
 def _sum(weights: np.ndarray, arrays: Sequence[Array]) -> Array:
-    """Of the arrays by their weights."""
+    """Returns the weighted sum of the arrays."""
     terms = [array if weight == 1 else float(weight) * array for weight, array in zip(weights, arrays, strict=True) if weight]
     return functools.reduce(jnp.add, terms)
