@@ -1,12 +1,12 @@
 """From nothing to a page about what TSP's features know: `python -m examples.demo --output demo`.
 
 Draws a data set, trains one encoder by TAC and one by TSP, extracts the features of both, and writes a page that compares them.
-An encoder that is trained for a moment on a few of the videos gives the first page; TAC and TSP start from its weights. Each
-step is a command as you would give it, and is printed before it runs. If the demo is interrupted, the same command goes on from
-there; finished steps are skipped.
+A first page comes early, from a hardly trained encoder and a few of the videos. Each step is a command as you would give it,
+and is printed before it runs. If the demo is interrupted, the same command goes on from there; finished steps are skipped.
 """
 
 import argparse
+import math
 import shlex
 import signal
 import subprocess
@@ -19,16 +19,18 @@ import numpy as np
 from data_builders import synthetic
 from tsp_jax.system import cpu
 
-# The recipes' own eight epochs on 60 videos give better features: README, "Results".
+# The recipes' own eight epochs on 60 videos give better features: docs/results.md.
 FULL = {
-    "few": "--videos 8",
-    "train": "--videos 36",
+    "few_train": "--videos 6",  # as few as show each class: videos begin with each in turn
+    "few_held_out": "--videos 4",
+    "train": "--videos 40",
     "held_out": "--videos 12",
-    "first_recipe": "--config.optim.epochs=3 --config.optim.milestones=3",
-    "recipe": "--config.optim.epochs=4 --config.optim.milestones=3",
+    "first_recipe": "--config.optim.epochs=1 --config.optim.milestones=1",
+    "recipe": "--config.optim.epochs=6 --config.optim.milestones=5",
 }
 QUICK = {
-    "few": "--videos 6 --seconds 6 8",
+    "few_train": "--videos 6 --seconds 6 8",
+    "few_held_out": "--videos 2 --seconds 6 8",
     "train": "--videos 6 --seconds 6 8",
     "held_out": "--videos 3 --seconds 6 8",
     "first_recipe": "--config.optim.epochs=1 --config.optim.milestones=1 --config.data.batch_size=8 "
@@ -41,11 +43,11 @@ QUICK = {
 STEPS = (
     (
         "Draw a few videos in which shapes move: six kinds of motion are actions, moves without aim are background",
-        "data_builders.synthetic --output {d}/raw/train {few} --seed 0 --subset training",
+        "data_builders.synthetic --output {d}/raw/train {few_train} --seed 0 --subset training",
     ),
     (
         "Draw other videos from another seed, which are never trained on",
-        "data_builders.synthetic --output {d}/raw/held_out {held_out} --seed 1 --subset validation",
+        "data_builders.synthetic --output {d}/raw/held_out {few_held_out} --seed 1 --subset validation",
     ),
     (
         "Count their frames (these videos have a constant 30 frames a second; "
@@ -60,34 +62,38 @@ STEPS = (
     (
         "Do the same for the held-out videos",
         "data_builders.groundtruth --format activitynet --annotations {d}/raw/held_out/annotations.json --subset valid "
-        "--background union --min_background_sec 1.1 --metadata {d}/first/metadata.csv --output {d}/valid.csv",
+        "--background union --min_background_sec 1.1 --metadata {d}/first/metadata.csv --output {d}/first/valid.csv",
     ),
     (
         "Number the classes",
-        "data_builders.labels --groundtruth {d}/first/train.csv {d}/valid.csv --output {d}/labels",
+        "data_builders.labels --groundtruth {d}/first/train.csv {d}/first/valid.csv --output {d}/labels",
     ),
     (
         "Decode each video once, and write the frames of its segments as training records",
-        "data_builders.build --dataset video_folder --videos {d}/raw --groundtruth {d}/first/train.csv {d}/valid.csv "
+        "data_builders.build --dataset video_folder --videos {d}/raw --groundtruth {d}/first/train.csv {d}/first/valid.csv "
         "--labels {d}/labels/action_label_mapping.json --data_dir {d}/first/records",
     ),
     (
-        "Train an encoder for a moment on the few videos",
+        "Train an encoder for a moment on the few videos, which is far too little to learn the actions",
         "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/first/run "
         "--config.data.folder={d}/first/records/video_folder/jpeg/1.0.0 {first_recipe}",
     ),
     (
-        "Extract the first features of the held-out videos",
+        "Extract the first features of held-out videos",
         "tsp_jax.extract --checkpoint {d}/first/run/last --videos {d}/raw/held_out --output {d}/first/features.h5 --stride 8",
     ),
     (
-        "Write a first page: open {d}/first/report.html to see how similar the moments of a video are to this early encoder",
-        "tsp_jax.report --features {d}/first/features.h5 --names first --groundtruth {d}/valid.csv --videos {d}/raw "
-        "--metrics {d}/first/run/metrics.jsonl --max_videos 4 --output {d}/first/report.html",
+        "Write a first page: open {d}/first/report.html to see how similar a video's moments are to the hardly trained encoder",
+        "tsp_jax.report --features {d}/first/features.h5 --names 'hardly trained' --groundtruth {d}/first/valid.csv "
+        "--videos {d}/raw --output {d}/first/report.html",
     ),
     (
         "Draw the rest of the videos to train on",
         "data_builders.synthetic --output {d}/raw/train {train} --seed 0 --subset training",
+    ),
+    (
+        "Draw the rest of the held-out videos",
+        "data_builders.synthetic --output {d}/raw/held_out {held_out} --seed 1 --subset validation",
     ),
     (
         "Count the frames of all videos",
@@ -97,6 +103,11 @@ STEPS = (
         "Add the background to the annotated actions of all videos to train on",
         "data_builders.groundtruth --format activitynet --annotations {d}/raw/train/annotations.json --subset train "
         "--background union --min_background_sec 1.1 --metadata {d}/metadata.csv --output {d}/train.csv",
+    ),
+    (
+        "Do the same for all held-out videos",
+        "data_builders.groundtruth --format activitynet --annotations {d}/raw/held_out/annotations.json --subset valid "
+        "--background union --min_background_sec 1.1 --metadata {d}/metadata.csv --output {d}/valid.csv",
     ),
     (
         "Look for mistakes before the long steps begin",
@@ -109,13 +120,24 @@ STEPS = (
         "--labels {d}/labels/action_label_mapping.json --data_dir {d}/records",
     ),
     (
+        "List the actions alone, for TAC: no background is as long as 1000 seconds",
+        "data_builders.groundtruth --format activitynet --annotations {d}/raw/train/annotations.json --subset train "
+        "--background union --min_background_sec 1000 --metadata {d}/metadata.csv --output {d}/actions_train.csv",
+    ),
+    (
+        "Write their training records",
+        "data_builders.build --dataset video_folder --videos {d}/raw --groundtruth {d}/actions_train.csv {d}/valid.csv "
+        "--labels {d}/labels/action_label_mapping.json --data_dir {d}/actions",
+    ),
+    (
         "Train by TAC: classify the action, and never see the background",
-        "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/tac --config.init.checkpoint={d}/first/run/last "
-        "--config.data.folder={d}/records/video_folder/jpeg/1.0.0 {recipe}",
+        "tsp_jax.train --config configs/synthetic_tac.py --workdir {d}/tac "
+        "--config.data.folder={d}/actions/video_folder/jpeg/1.0.0 --config.data.balanced=false {recipe}",
     ),
     (
         "Extract the TAC features of all videos",
-        "tsp_jax.extract --checkpoint {d}/tac/last --videos {d}/raw --output {d}/tac.h5 --stride 8",
+        "tsp_jax.extract --checkpoint {d}/tac/last --videos {d}/raw --metadata_csv {d}/metadata.csv --output {d}/tac.h5 "
+        "--stride 8",
     ),
     (
         "Pool them into a global feature of each video (GVF), which TSP sees together with a clip",
@@ -123,12 +145,13 @@ STEPS = (
     ),
     (
         "Train by TSP: classify the action, and separate action from background",
-        "tsp_jax.train --config configs/synthetic_tsp.py --workdir {d}/tsp --config.init.checkpoint={d}/first/run/last "
+        "tsp_jax.train --config configs/synthetic_tsp.py --workdir {d}/tsp "
         "--config.data.folder={d}/records/video_folder/jpeg/1.0.0 --config.data.gvf={d}/gvf.h5 {recipe}",
     ),
     (
         "Extract the TSP features of all videos",
-        "tsp_jax.extract --checkpoint {d}/tsp/last --videos {d}/raw --output {d}/tsp.h5 --stride 8",
+        "tsp_jax.extract --checkpoint {d}/tsp/last --videos {d}/raw --metadata_csv {d}/metadata.csv --output {d}/tsp.h5 "
+        "--stride 8",
     ),
     (
         "Predict the action and the temporal region of each clip with TSP's heads",
@@ -143,9 +166,9 @@ STEPS = (
     ),
 )
 
-# Costs of the full demo in units of the two measurements of `estimate_sec`, which stand for the two kinds of work.
-PICTURES = 230_000  # pictures drawn by one core: what drawing, decoding and pages cost
-PRODUCTS = 36_000  # matrix products by all cores: what training and extraction cost
+# Costs of the full demo, summed over the cores, in units of the two measurements of `estimate_sec`.
+PICTURES = 750_000  # drawing, decoding, compilation, pages
+PRODUCTS = 950_000  # training and extraction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.quick:
             print(
-                f"From nothing, the whole takes about {max(1, round(estimate_sec() / 60))} minutes on this machine, by a short "
-                "measurement of its speed; other work on it makes this longer. A first page comes after about a quarter of it.",
+                f"From nothing, the whole takes about {max(1, round(estimate_sec() / 60))} minutes while this machine is idle "
+                "otherwise, by a short measurement of its speed. A first page comes after about a quarter of that time.",
                 flush=True,
             )
         return show_and_run(folder, values)
@@ -174,12 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def estimate_sec() -> float:
-    """Returns the time that the full demo is expected to take in seconds, from some pictures and matrix products made now."""
+    """Returns the time that the full demo takes on this machine when it is idle, in seconds, from a measurement of one second.
+
+    The measured work is drawing pictures, and matrix products that are too small for BLAS to use several threads.
+    """
     scene = synthetic.Scene(synthetic.script(0, 0, (20.0, 20.0)))
-    picture_sec = _mean_sec(lambda number: scene.frame(number % scene.item.num_frames))
-    matrix = np.ones((512, 512), np.float32)
-    product_sec = _mean_sec(lambda _: matrix @ matrix)
-    return PICTURES * picture_sec / cpu.cores() + PRODUCTS * product_sec
+    picture_sec = _shortest_sec(lambda number: scene.frame(number % scene.item.num_frames))
+    matrices = np.ones((100, 64, 64), np.float32)
+    product_sec = _shortest_sec(lambda _: matrices @ matrices)
+    return (PICTURES * picture_sec + PRODUCTS * product_sec) / cpu.cores()
 
 
 def show_and_run(folder: str, values: Mapping[str, str]) -> int:
@@ -210,14 +236,15 @@ def run(command: Sequence[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _mean_sec(work: Callable[[int], object]) -> float:
-    """Returns the mean time of a call in seconds, over half a second of calls after a first one that is not counted."""
-    work(0)
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() < start + 0.5:
-        count += 1
+def _shortest_sec(work: Callable[[int], object]) -> float:
+    """Returns the shortest time of a call in seconds, over half a second of calls: the one that other work disturbed least."""
+    work(0)  # prepares, which takes longer
+    start, count, shortest = time.perf_counter(), 0, math.inf
+    while (begin := time.perf_counter()) < start + 0.5:
         work(count)
-    return (time.perf_counter() - start) / count
+        count += 1
+        shortest = min(shortest, time.perf_counter() - begin)
+    return shortest
 
 
 def _clock(start: float) -> str:
