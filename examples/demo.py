@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.quick:
             print(
                 f"From nothing, the whole takes about {max(1, round(estimate_sec() / 60))} minutes while this machine is idle "
-                "otherwise, by a short measurement of its speed. A first page comes after about a quarter of that time.",
+                "otherwise, by a short measurement of its speed. A first page comes after about a sixth of that time.",
                 flush=True,
             )
         return show_and_run(folder, values)
