@@ -1,4 +1,4 @@
-"""Tests of the build: three ways with the same result, and what is left and said when it is stopped at any moment."""
+"""Tests of the build: three ways give the same result, and a build that is stopped at any moment leaves a sound state."""
 
 import contextlib
 import csv
@@ -20,7 +20,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import media
-from data_builders import build, runners, shards, span_builder
+from data_builders import build, runners, shards, span_builder, spans
 from data_builders.activitynet import activitynet_dataset_builder
 from data_builders.thumos14 import thumos14_dataset_builder
 from data_builders.video_folder import video_folder_dataset_builder
@@ -42,7 +42,7 @@ def row(name: str, start: float, end: float, label: str) -> groundtruth.Annotate
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the builders' manual directory is: videos, a ground truth for each split, and the labels."""
+    """A folder like the builders' manual directory, with videos, a ground truth for each split, and the labels."""
     folder = tmp_path_factory.mktemp("data")
     for split, names in VIDEOS.items():
         rows = []
@@ -64,7 +64,7 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards are written here: quicker, where the processes are not what is tested."""
+    """Writes shards in this process, which is quicker if the test is not about processes."""
 
     def write_all(tasks: list[shards.Shard], workers: int) -> None:
         for shard in tasks:
@@ -102,7 +102,7 @@ def equal(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
 
 
 def check_agrees(folder: Path, split: str) -> records.Index:
-    """The index and the records tell the same, and all frames decode."""
+    """Checks that the index and the records agree and that all frames decode, and returns the index."""
     index = records.read_index(folder, split)
     found = read_all(folder, split)
     assert len(found) == len(index.record_segment)
@@ -125,7 +125,7 @@ def check_agrees(folder: Path, split: str) -> records.Index:
 
 @pytest.fixture(scope="module")
 def built(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted build by processes, where nothing may import TensorFlow."""
+    """The folder of an uninterrupted build by processes, during which nothing may import TensorFlow."""
     output = tmp_path_factory.mktemp("built")
     trap = output / "trap" / "tensorflow"
     trap.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_a_built_folder_opens_with_its_counts_labels_and_texts(built: Path):
     assert builder.info.features["temporal_region"].names == ["Action", "No action"]
     assert "untrimmed videos" in builder.info.description
     assert "alwassel2021tsp" in builder.info.citation
-    # Six videos, each of an action of 2 s (15 starts) and background of 3.5 s (37 starts); 0.5 s is too short.
+    # Each of six videos has an action of 2 s (15 starts) and background of 3.5 s (37 starts); 0.5 s is too short.
     assert {name: (info.num_examples, info.num_shards) for name, info in builder.info.splits.items()} == {
         "train": (12, 4),
         "valid": (4, 2),
@@ -246,7 +246,7 @@ def test_lossless_frames_show_their_numbers(data: Path, tmp_path: Path, one_proc
 
 
 def children(pid: int) -> list[int]:
-    """Processes whose parent is this one, but for the tracker that multiprocessing keeps."""
+    """Returns the processes whose parent is this one, except for the tracker of multiprocessing."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -286,7 +286,7 @@ def running(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_looks_finished_and_goes_on(data: Path, built: Path, tmp_path: Path):
-    """The parent alone is killed: as it begins, in its first shard, and with one and three of six shards done."""
+    """Only the parent is killed: at the beginning, in its first shard, and with one and three of six shards done."""
     moments: list[Callable[[int], object]] = [
         lambda pid: (tmp_path / WORK).exists(),
         lambda pid: children(pid) and any((tmp_path / WORK / "shards").glob(".*.tmp")),
@@ -315,7 +315,7 @@ def test_a_killed_build_leaves_nothing_that_looks_finished_and_goes_on(data: Pat
     assert not (tmp_path / WORK).exists()
 
 
-# Shards are written in this process, which dies when it is about to call the function named first.
+# This program writes shards in its own process, and dies when it is about to call the function that its first argument names.
 DYING = """
 import os, pathlib, shutil, signal, sys
 import tensorflow_datasets as tfds
@@ -345,7 +345,7 @@ def die(at: str, calls: int, arguments: list[str]) -> None:
 def test_a_build_killed_while_it_finishes_goes_on(data: Path, built: Path, tmp_path: Path, one_process: None):
     moments = [
         ("files.replacing", 0),  # the recipe
-        ("files.replacing", 2),  # the second shard stands without its note
+        ("files.replacing", 2),  # the second shard has no note yet
         ("records.write_index", 1),
         ("tfds.core.DatasetInfo.write_dataset_info_json", 0),
         ("build.shutil.copyfile", 0),
@@ -354,7 +354,7 @@ def test_a_build_killed_while_it_finishes_goes_on(data: Path, built: Path, tmp_p
     for at, calls in moments:
         die(at, calls, flags(data, tmp_path))
         assert not (tmp_path / FINAL).exists(), at
-    # What TFDS and numpy leave when they are killed while they write.
+    # TFDS and numpy leave such files if they are killed while they write.
     (tmp_path / WORK / "shards" / "incomplete.ABC.dataset_info.json").write_text("{")
     (tmp_path / WORK / "shards" / ".x.1.tmp").write_text("")
     assert build.main(flags(data, tmp_path)) == 0
@@ -373,7 +373,7 @@ def test_a_build_killed_after_its_last_step_but_one_is_finished(
     assert build.main(flags(data, tmp_path)) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert not left.exists()
-    # Notes of shards that have gone with the folder count for nothing.
+    # Notes without their shards do not count.
     shutil.rmtree(tmp_path / FINAL)
     shutil.move(kept, left)
     assert len(notes(tmp_path)) == 6
@@ -418,7 +418,7 @@ def test_what_a_crash_of_the_machine_leaves_is_not_trusted(
 
 @contextlib.contextmanager
 def interrupted_before_the_end() -> Iterator[None]:
-    """All shards are written, and then Ctrl-C is pressed."""
+    """Simulates Ctrl-C after all shards are written."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -429,7 +429,7 @@ def interrupted_before_the_end() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_dying_worker_is_told_and_the_next_run_finishes(data: Path, built: Path, tmp_path: Path):
+def test_a_dying_worker_is_reported_and_the_next_run_finishes(data: Path, built: Path, tmp_path: Path):
     with running(command(data, tmp_path)) as process:
         wait_for(lambda: notes(tmp_path), "the first shard")
         os.kill(children(process.pid)[0], signal.SIGKILL)
@@ -456,7 +456,7 @@ sys.exit(build.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_files_that_can_not_grow_end_the_build_with_a_message(data: Path, built: Path, tmp_path: Path):
-    """No file may be larger than 200 kB; a shard is."""
+    """No file may be larger than 200 kB, but a shard is."""
     result = run([sys.executable, "-c", LIMITED, *flags(data, tmp_path)])
     assert result.returncode == 1, result.stderr
     assert "is the disk full?" in result.stderr
@@ -471,7 +471,7 @@ def test_files_that_can_not_grow_end_the_build_with_a_message(data: Path, built:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["0k", "900k", "3500k"])
 def test_a_full_disk_ends_the_build_with_a_message(size: str, data: Path, built: Path, tmp_path: Path):
-    """Full at once, after a shard, and nearly at the end; then there is room."""
+    """The disk is full at once, after a shard, or nearly at the end. Then there is room."""
     total = sum(map(len, contents(built).values()))
     assert total > 3_600_000
     disk = tmp_path / "disk"
@@ -495,7 +495,7 @@ def test_a_full_disk_ends_the_build_with_a_message(size: str, data: Path, built:
 def test_a_shard_that_lacks_records_is_not_done(
     data: Path, tmp_path: Path, one_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Should array_record ever lose some without a word."""
+    """array_record might lose records without an error."""
     real = shards.array_record_module
 
     class Forgetful:
@@ -518,7 +518,7 @@ def test_a_shard_that_lacks_records_is_not_done(
 
 
 def broken_copy(data: Path, tmp_path: Path) -> Path:
-    """The data with c.mp4 missing and e.mp4 cut off after 3 s."""
+    """Returns a copy of the data in which c.mp4 is missing and e.mp4 ends after 3 s."""
     copy = Path(shutil.copytree(data, tmp_path / "broken"))
     (copy / "videos" / "c" / "c.mp4").unlink()
     media.write(copy / "videos" / "e.mp4", frames=90, seed=4)
@@ -532,7 +532,7 @@ def repair(data: Path, copy: Path) -> None:
 def test_skip_leaves_the_bad_parts_out_and_says_so(
     data: Path, tmp_path: Path, one_process: None, capsys: pytest.CaptureFixture[str]
 ):
-    """With a shard for each video, that of c.mp4 is empty."""
+    """Each video has its own shard, and that of c.mp4 is empty."""
     broken = broken_copy(data, tmp_path)
     arguments = flags(broken, tmp_path, "--num_shards", "6")
     assert build.main(arguments) == 1
@@ -553,7 +553,7 @@ def test_skip_leaves_the_bad_parts_out_and_says_so(
     assert index.shard_records.tolist() == [2, 2, 0, 2, 1, 2]
     assert index.video_filename == tuple(name for name in VIDEOS["train"] if name != "c/c.mp4")
     check_agrees(folder, "valid")
-    # Built is built: repaired videos need a new folder.
+    # A finished build stays as it is. Repaired videos need a new folder.
     repair(data, broken)
     assert build.main(arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
@@ -628,7 +628,7 @@ def test_a_second_build_at_the_same_time_is_refused(
 def test_a_build_that_another_one_finished_meanwhile_is_left_alone(
     data: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """It is finished after this one looked and before this one holds the work folder."""
+    """The other build finishes after this one looked for the folder and before this one holds the lock."""
     locked = files.locked
 
     @contextlib.contextmanager
@@ -687,6 +687,21 @@ def test_another_ground_truth_labels_or_shards_are_refused_with_the_difference(
         assert contents(tmp_path / FINAL) == contents(built)
 
 
+def test_the_recipe_is_that_of_earlier_versions():
+    """The hash comes from commit 6ef4969. With another one, its records would be refused as built from something else."""
+    segment = spans.Segment(row=0, action=1, temporal_region=0, start_sec=0.5, end_sec=2.5, first=7, starts=15)
+    video = spans.Video("a.mp4", 30.0, 300, (spans.Span(0, segment, 7, 15),))
+    path = Path("shards/x.array_record-00000-of-00001")
+    shard = shards.Shard("train", path, Path("note"), Path("videos"), (video,), ("jump", "run"), "jpeg", False)
+    assert build._recipe([shard]) == {
+        "format": 1,
+        "codec": "jpeg",
+        "labels": ["jump", "run"],
+        "shards": {"train": 1},
+        "segments_sha256": "8b566e679bbd9aaad995ecd49e3e9f6411d8cfbb4396f0a0c918304ef211458e",
+    }
+
+
 def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / FINAL).mkdir(parents=True)
     (tmp_path / FINAL / "mine.txt").write_text("keep")
@@ -696,13 +711,13 @@ def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path, capsy
 
 
 def replaced(arguments: list[str], flag: str, *values: str) -> list[str]:
-    """The flags with other values of one."""
+    """Returns the flags with other values for one of them."""
     at = arguments.index(flag) + 1
     end = next((i for i in range(at, len(arguments)) if arguments[i].startswith("--")), len(arguments))
     return [*arguments[:at], *values, *arguments[end:]]
 
 
-def test_wrong_use_is_told_with_status_2(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_wrong_use_is_reported_with_status_2(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     right = flags(data, tmp_path / "out")
     train, valid = (str(data / f"{split}.csv") for split in VIDEOS)
     for name in ("latest.csv", "ground.csv", "trainvalid.csv"):
@@ -749,7 +764,7 @@ def test_wrong_use_is_told_with_status_2(data: Path, tmp_path: Path, capsys: pyt
         ("test=x/train.csv", "test"),
     ],
 )
-def test_splits_are_told_by_their_files_or_by_name(text: str, split: str):
+def test_splits_are_known_by_their_files_or_by_name(text: str, split: str):
     assert build._split_and_path(text) == (split, Path(text.split("=")[-1]))
 
 

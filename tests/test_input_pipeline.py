@@ -35,7 +35,7 @@ PARTS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of lossless records of videos whose frames spell their numbers, in two shards."""
+    """A folder of lossless records in two shards, of videos whose frames show their numbers."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "videos").mkdir()
     for seed, (name, frames) in enumerate(FRAMES.items()):
@@ -102,7 +102,7 @@ def test_frames_are_those_of_the_grid_and_labels_those_of_the_segment(split: inp
             grid = clips.resampled(FRAMES[name], 30.0, 15.0)
             place = int(batch["place"][row])
             assert [media.number(frame) for frame in batch["video"][row]] == grid[place : place + 16].tolist()
-            # The first frame is at most one place before the segment, the last within it.
+            # The first frame is at most one place before the segment, and the last frame is within it.
             assert start - 1 / 15 < place / 15 + 1e-6 and (place + 16) / 15 <= end + 1e-6
             assert batch["action"][row] == (split.labels.index(label) if label else -1)
             assert batch["temporal_region"][row] == (0 if label else 1)
@@ -295,7 +295,7 @@ def test_a_flipped_byte_is_found_when_it_is_read_and_its_shard_named(data: Path,
 
 
 def test_a_record_that_is_none_of_tfds_is_refused_and_its_shard_named(data: Path, split: input_pipeline.Split):
-    """Its checksums are right: protobuf's own error comes from within TFDS."""
+    """The record's checksums are right, so the error comes from protobuf within TFDS."""
 
     class Spoiled:
         def __getitem__(self, number: int) -> dict[str, object]:
@@ -311,7 +311,7 @@ def test_an_index_of_other_records_is_noticed(data: Path, split: input_pipeline.
     order = split.index.record_segment.copy()
     order[:2] = order[1], order[0]
     wrong = records.Index(**{**vars(split.index), "record_segment": order})
-    with pytest.raises(records.RecordsError, match="not the record that the index tells of"):
+    with pytest.raises(records.RecordsError, match="not the record that the index lists"):
         take(input_pipeline.Split(data, wrong, split.labels, split.source), 20)
 
 

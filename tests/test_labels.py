@@ -52,7 +52,7 @@ def test_mapping_of_the_released_ground_truth_is_the_released_one(split: str, sh
 
 
 def test_own_labels_are_those_of_all_files_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Capitals first, as ActivityNet's BMX stands before Baking cookies."""
+    """Capitals come first, as ActivityNet's BMX comes before Baking cookies."""
     train = write_groundtruth(tmp_path / "train.csv", ["jump", "Jump", "", "jump"])
     valid = write_groundtruth(tmp_path / "valid.csv", ["Run", "", "Éclair"])
     assert run(tmp_path, "--groundtruth", train, valid) == 0

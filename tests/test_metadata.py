@@ -56,7 +56,7 @@ def test_intact_files_have_the_frames_of_their_packets(tmp_path: Path):
 
 
 def test_damaged_video_counts_up_to_the_first_error(tmp_path: Path):
-    """Cut off in the middle of a packet, that of frame 30."""
+    """The file is cut off in the middle of a packet, which holds frame 30."""
     found = measurement.measure(media.make(tmp_path, "cut_fragmented.mp4"), "cut.mp4")
     assert found.damage
     assert found.metadata == groundtruth.VideoMetadata("cut.mp4", 1.0, 30.0, 30)
@@ -82,7 +82,7 @@ def test_unreadable_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytes
 
 
 def test_videos_that_share_a_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Features and global features are stored by that name."""
+    """Features and global features are stored by this name."""
     folder = tmp_path / "videos"
     (folder / "sub").mkdir(parents=True)
     source = media.write(folder / "a.mp4", frames=5)

@@ -1,4 +1,4 @@
-"""Tests of records on disk: encoded frames, the index against brute force, and what a damaged data set is told."""
+"""Tests of records on disk: encoded frames, the index against brute force, and messages about damaged data sets."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ SHAPE = (128, 171, 3)
 
 
 def smooth() -> np.ndarray:
-    """A picture as videos have them: slow colours and a little noise."""
+    """Returns a picture like those of videos, with slowly changing colours and a little noise."""
     y, x = np.mgrid[:128, :171]
     waves = [120 + 60 * np.sin(x / 15 + channel) + 40 * np.cos(y / 11) for channel in range(3)]
     return (np.stack(waves, -1) + np.random.default_rng(0).normal(0, 2, SHAPE)).astype(np.uint8)
@@ -35,7 +35,7 @@ def test_lossless_frames_come_back_to_the_bit(kind: str):
 
 
 def test_jpeg_frames_come_back_close():
-    """Quality 96 and full chroma: noise of 2 values in each channel is the worst of it."""
+    """The quality is 96 with full chroma, and noise of 2 values in each channel is the hardest part to encode."""
     frame = smooth()
     back = decoded(records.encode_frame(frame, "jpeg"), "jpeg")
     assert psnr(back, frame) > 40
@@ -85,7 +85,7 @@ def test_a_flipped_bit_in_a_lossless_frame_is_noticed():
 
 
 def test_place_is_that_of_the_frame_before():
-    """1.6 s is place 24 though 1.6 * 15 is a little less in floating point; CSVs keep some 15 digits."""
+    """1.6 s is place 24, though 1.6 * 15 may be a little less in floating point. CSV files keep about 15 digits."""
     for place in range(2000):
         assert records.place(place / 15) == place
         assert records.place(float(f"{place / 15:.14g}")) == place
@@ -96,7 +96,7 @@ def test_place_is_that_of_the_frame_before():
 
 
 def make_index(seed: int = 0, shards: int = 3) -> tuple[records.Index, dict[int, list[tuple[int, int]]]]:
-    """An index of segments of which some spans are missing, and of each segment its starts as (place, record)."""
+    """Returns an index of segments that lack some spans, and each segment's starts as (place, record)."""
     draw = np.random.default_rng(seed)
     made, counts = [], []
     for segment in range(8):
@@ -220,7 +220,7 @@ def test_a_damaged_index_is_refused(damage: str, tmp_path: Path):
         np.savez(path, **{**parts, "video_filename": np.array([object()])})
     else:
         path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "text": b"text"}[damage])
-    with pytest.raises(records.RecordsError, match=r"index-train\.npz: damaged, or no index .*; build the records anew"):
+    with pytest.raises(records.RecordsError, match=r"index-train\.npz: damaged, or no index .*; build the records again"):
         records.read_index(tmp_path, "train")
 
 
@@ -259,5 +259,5 @@ def test_parts_that_do_not_fit_are_refused(part: str, tmp_path: Path):
     records.write_index(records.index_path(tmp_path, "train"), dataclasses.replace(index, **change))
     for name, size in zip(index.shard_name, index.shard_bytes.tolist(), strict=True):
         (tmp_path / name).write_bytes(b"x" * size)
-    with pytest.raises(records.RecordsError, match="its parts don't fit each other; build the records anew"):
+    with pytest.raises(records.RecordsError, match="its parts don't match each other; build the records again"):
         records.read_index(tmp_path, "train")

@@ -42,7 +42,7 @@ def random_rows(seed: int) -> list[groundtruth.AnnotatedSegment]:
 
 
 def expected_starts(item: groundtruth.AnnotatedSegment) -> list[int]:
-    """Places from the last that is not after the clamped segment's start to the last from which a clip ends within it."""
+    """Returns the places from the last one not after the clamped segment's start to the last from which a clip ends within."""
     start, end = max(item.start_sec, 0), min(item.end_sec, item.video_duration_sec)
     grid = len(clips.resampled(item.num_frames, item.fps, 15))
     if end - start < 16 / 15 - 1e-6:
@@ -54,7 +54,7 @@ def expected_starts(item: groundtruth.AnnotatedSegment) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_every_allowed_start_stands_in_one_span(seed: int):
+def test_every_allowed_start_is_in_one_span(seed: int):
     rows = random_rows(seed)
     videos, too_short = spans.plan(rows, LABELS)
     found: dict[int, list[int]] = {number: [] for number in range(len(rows))}
@@ -76,7 +76,7 @@ def test_every_allowed_start_stands_in_one_span(seed: int):
 
 
 def test_segments_are_clamped_and_labelled():
-    """Sources: TSP clamps to the video; -1 where there is no action."""
+    """TSP clamps segments to the video, and background has the class number -1."""
     rows = [row(-3, 9, "Run"), row(0.5, 99, ""), row(0.5, 1.5), row(0.4, 0.4 + 16 / 15)]
     (item,), too_short = spans.plan(rows, LABELS)
     assert too_short == 1
@@ -89,7 +89,7 @@ def test_segments_are_clamped_and_labelled():
 
 
 def test_thumos14_drops_as_many_segments_as_the_original(shared: Path):
-    """391 of the validation subset's 5,185, as the released data set code drops them."""
+    """The released data set code drops 391 of the validation subset's 5,185 segments."""
     labels = groundtruth.read_label_mapping(shared / "annotations" / "thumos14_action_label_mapping.json")
     rows = groundtruth.read_groundtruth(shared / "annotations" / "thumos14_valid_tsp_groundtruth.csv")
     videos, too_short = spans.plan(rows, labels)
@@ -122,7 +122,7 @@ def test_labels_of_background_are_not_looked_up():
 
 
 def read(folder: Path, item: spans.Video, codec: records.Codec = "lossless") -> tuple[list, list[spans.Failure]]:
-    """The records of a video and its failures, dated as the build does it."""
+    """Returns the records of a video and its failures, with frames dated as in the build."""
     for dated_by_decoding in (False, True):
         failures: list[spans.Failure] = []
         try:
@@ -144,7 +144,7 @@ def frames_of(example: spans.Example, codec: records.Codec = "lossless") -> np.n
 
 
 def measured(path: Path, *parts: tuple[float, float], label: str = "Jump") -> spans.Video:
-    """The plan of a video as metadata measures it, with these segments."""
+    """Returns the plan of a measured video with these segments."""
     found = measurement.measure(path, path.name).metadata
     rows = [row(start, end, label, found.fps, found.num_frames, path.name) for start, end in parts]
     (item,), _ = spans.plan(rows, LABELS)
@@ -152,7 +152,7 @@ def measured(path: Path, *parts: tuple[float, float], label: str = "Jump") -> sp
 
 
 def check(item: spans.Video, found: list, failures: list[spans.Failure], lost: set[int] = frozenset()) -> None:  # type: ignore
-    """All spans but the lost keys are there, in order, their pictures those of the grid."""
+    """Checks that all spans but the lost ones are there, in order, and that their pictures are those of the grid."""
     grid = clips.resampled(item.num_frames, item.fps, 15)
     assert [key for key, _ in found] == [span.key for span in item.spans if span.key not in lost]
     for key, example in found:
@@ -168,7 +168,7 @@ def check(item: spans.Video, found: list, failures: list[spans.Failure], lost: s
 
 @pytest.mark.parametrize("fps", [30, Fraction(30000, 1001), 25, 15, 10])
 def test_frames_are_those_of_the_15_fps_grid(fps: Fraction | int, tmp_path: Path):
-    """Overlapping segments, one of several spans, one within another, one alone at the end."""
+    """The segments overlap, one has several spans, one lies within another, and one is alone at the end."""
     path = media.write(tmp_path / "a.mp4", size=SIZE, fps=fps, frames=round(11 * fps))
     item = measured(path, (0, 9), (0.8, 2.1), (1.5, 10.9), (9.1, 10.2))
     assert len(item.spans) > 5
@@ -179,7 +179,7 @@ def test_frames_are_those_of_the_15_fps_grid(fps: Fraction | int, tmp_path: Path
     "name", ["vp8_hidden.webm", "vp9.webm", "uneven.mkv", "open_gop.mp4", "trimmed.mp4", "mpeg4_b_frames.avi"]
 )
 def test_containers_with_frames_of_their_own_mind_give_the_right_ones(name: str, tmp_path: Path):
-    """Frames are numbered as decoded: those that the pictures of the decoded video show, in their order."""
+    """Frames are numbered in the order of decoding, as the pictures of the decoded video show."""
     media.make(tmp_path, name)
     shown = decoded_numbers(tmp_path / name)
     item = measured(tmp_path / name, (0, 99), (0.4, 1.5))
@@ -211,7 +211,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def whole(tmp_path: Path, source: Path) -> tuple[Path, spans.Video]:
-    """A copy of a video of 11 s with a key frame every 0.4 s, and a plan with spans all over it."""
+    """Returns a copy of a video of 11 s with a key frame every 0.4 s, and a plan with spans all over it."""
     parts = [row(*part, frames=330) for part in [(0, 9), (0.8, 2.1), (1.5, 11), (9.5, 10.9)]]
     (item,), _ = spans.plan(parts, LABELS)
     return Path(shutil.copy(source, tmp_path / "a.mp4")), item
@@ -223,7 +223,7 @@ def lost_spans(item: spans.Video, readable: set[int]) -> set[int]:
 
 
 def readable_numbers(path: Path, num_frames: int) -> set[int]:
-    """Frames that can be read, by the pictures themselves."""
+    """Returns the frames that can be read, as their pictures show."""
     scan = scanning.scan(path)
     return {media.number(rgb) for _, rgb in decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))} & set(
         range(num_frames)
@@ -233,7 +233,7 @@ def readable_numbers(path: Path, num_frames: int) -> set[int]:
 @pytest.mark.parametrize("damage", ["cut", "flipped", "shorter"])
 def test_only_spans_that_lack_frames_are_left_out(damage: str, source: Path, tmp_path: Path):
     path, item = whole(tmp_path, source)
-    if damage == "shorter":  # as if the ground truth were of another copy
+    if damage == "shorter":  # the ground truth seems to describe another copy
         media.write(path, size=SIZE, frames=200)
     else:
         change: dict[str, Callable[..., object]] = {
@@ -302,7 +302,7 @@ def test_note_may_end_all(source: Path, tmp_path: Path):
 
 
 def test_a_misdated_video_is_read_again_and_not_half_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With the codec's name out of the way, the packets of hidden frames are believed, and found out."""
+    """Without the codec's name, the packets of hidden frames are first trusted and then found to be wrong."""
     media.make(tmp_path, "vp8_hidden.webm")
     item = measured(tmp_path / "vp8_hidden.webm", (0, 99))
     monkeypatch.setattr(spans, "_HIDES_FRAMES", frozenset())
@@ -314,7 +314,7 @@ def test_a_misdated_video_is_read_again_and_not_half_believed(tmp_path: Path, mo
 
 
 def test_frames_behind_the_spans_under_way_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each frame is one object in memory, counted while the records are drawn: no more than those of two spans of a segment."""
+    """The frames in memory are counted while the records are read. There are never more than two spans of a segment need."""
     path = media.write(tmp_path / "a.mp4", size=(32, 32), fps=15, frames=900)
     item = measured(path, (0, 60), (3, 4.5))
     alive: list[int] = []
@@ -340,7 +340,7 @@ def test_frames_behind_the_spans_under_way_are_let_go(tmp_path: Path, monkeypatc
 
 
 def psnr(path: Path, codec: records.Codec) -> float:
-    """PSNR in dB of a video's frames in records, all together, against PyTorch's resize of the same frames."""
+    """Returns the PSNR in dB of all frames of a video in records against PyTorch's resize of the same frames."""
     torch = pytest.importorskip("torch")
     item = measured(path, (0, 6))
     found, failures = read(path.parent, item, codec)
@@ -380,7 +380,7 @@ def test_synthetic_frames_are_close_to_the_originals(codec: records.Codec, least
 # -------------------------------------------------------------------------------------------------------------- the index
 
 
-def test_the_index_tells_of_what_was_written_alone():
+def test_the_index_lists_only_what_was_written():
     rows = [
         row(0, 9, frames=300),
         row(1, 3, "", frames=300),
@@ -411,7 +411,7 @@ def test_the_index_tells_of_what_was_written_alone():
 
 
 def test_resize_is_what_records_hold(tmp_path: Path):
-    """Without loss they are the resized frames to the bit."""
+    """Lossless records hold exactly the resized frames."""
     path = media.write(tmp_path / "a.mp4", size=(130, 100), fps=15, frames=20)
     item = measured(path, (0, 2))
     scan = scanning.scan(path)

@@ -28,7 +28,7 @@ def run(source: Path, output: Path, *flags: str) -> int:
 
 
 def numbers(path: Path) -> list[int]:
-    """What the pictures of a standardized video spell; its frames are 1/30 s apart."""
+    """Returns the numbers that a standardized video's pictures show, and checks that its frames are 1/30 s apart."""
     scan = scanning.scan(path)
     assert scan.timeline.fps == 30
     assert (scan.codec, scan.rotation_deg, scan.trimmed) == ("h264", 0, False)
@@ -43,14 +43,17 @@ def errors(output: Path) -> dict[str, tuple[str, str]]:
 
 
 def chosen(times_sec: list[Fraction], end_sec: Fraction) -> list[int]:
-    """The fps filter's rule: times round to the grid, halves up; the last frame at or before each tick stays until the end."""
+    """Returns the frames that the fps filter chooses.
+
+    Times are rounded to the grid, halves up. At each tick, the last frame at or before it is shown.
+    """
     ticks = [math.floor(30 * at + Fraction(1, 2)) for at in (*times_sec, end_sec)]
     return [max(k for k, tick in enumerate(ticks[:-1]) if tick <= shown) for shown in range(ticks[0], ticks[-1])]
 
 
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(30000, 1001), Fraction(24), Fraction(60), Fraction(15), Fraction(30)])
 def test_frames_are_those_of_the_fps_filter(fps: Fraction, tmp_path: Path):
-    """Matroska's clock of milliseconds is the source's: times are taken from the file."""
+    """The source has Matroska's clock of milliseconds, so times are read from the file."""
     source = media.write(tmp_path / "x.mkv", fps=fps, frames=80)
     times = scanning.scan(source).timeline
     times_sec = [int(pts) * times.time_base for pts in times.pts]
@@ -58,7 +61,7 @@ def test_frames_are_those_of_the_fps_filter(fps: Fraction, tmp_path: Path):
     found = numbers(tmp_path / "out" / "x.mp4")
     end_sec = times_sec[-1] + int(1 / fps / times.time_base) * times.time_base
     expected = chosen(times_sec, end_sec)
-    # The length of the last frame is FFmpeg's guess, a tick of which may be rounded either way.
+    # FFmpeg guesses the length of the last frame, and may round it either way by a tick.
     shorter = min(len(found), len(expected))
     assert abs(len(found) - len(expected)) <= 1
     assert found[:shorter] == expected[:shorter]
@@ -75,7 +78,7 @@ def test_uneven_frames_are_those_of_the_fps_filter(tmp_path: Path):
     found = numbers(tmp_path / "out" / "x.mp4")
     expected = chosen([Fraction(at, 1000) for at in pts], Fraction(pts[-1], 1000))
     assert found[: len(expected)] == expected
-    assert set(found[len(expected) :]) <= {79}  # the file tells for how long the last one is shown
+    assert set(found[len(expected) :]) <= {79}  # the file says for how long the last frame is shown
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_uneven_frames_are_those_of_the_fps_filter(tmp_path: Path):
     [("late.mkv", 0, 60), ("trimmed.mp4", 10, 50), ("mpeg4_b_frames.avi", 0, 60), ("resized.ts", 0, 60), ("stream.ts", 0, 60)],
 )
 def test_frames_of_odd_files(name: str, first: int, num_frames: int, tmp_path: Path):
-    """Late starts go to 0 s, hidden frames stay hidden, AVI's undated frames count, and one size is kept."""
+    """Late starts move to 0 s, hidden frames stay hidden, AVI's undated frames count, and the size stays the same."""
     source = media.make(tmp_path, name)
     assert run(source, tmp_path / "out") == 0
     (target,) = (tmp_path / "out").glob("*.mp4")
@@ -111,7 +114,7 @@ def test_bad_files_are_listed_and_the_others_written(tmp_path: Path, capsys: pyt
         assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*")) == written
         assert f"{skipped} were there; 1 damaged and cut short, 3 unreadable and left out" in capsys.readouterr().out
     assert numbers(output / "cut_fragmented.mp4") == list(range(30))
-    # Mended, it is made anew on request, and no longer listed.
+    # After a repair it is converted again on request, and no longer listed.
     media.write(source / "cut_fragmented.mp4")
     for name in names[:3]:
         (source / name).unlink()
@@ -150,7 +153,7 @@ def test_killed_and_run_again(tmp_path: Path):
     command = [sys.executable, "-m", "data_builders.standardize", "--input", source, "--output", output, "--workers", "1"]
     killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    # In the middle: some are there, and one is being written.
+    # We kill it in the middle, when some videos are finished and one is being written.
     while not (any(output.glob("[0-9].mp4")) and any(output.glob(".*.tmp"))):
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Tests of the synthetic data set: repeatable, annotated right, and told from its motion alone."""
+"""Tests of the synthetic data set: it is repeatable and annotated correctly, and only its motion shows the actions."""
 
 import csv
 import functools
@@ -60,7 +60,7 @@ def test_actions_and_background_take_turns(seconds: tuple[float, float]):
         assert inner.max() <= 240
         acting += sum(act.end - act.start for act in item.acts)
     assert 0.4 < acting / sum(item.num_frames for item in scripts) < 0.6
-    # Six videos have all classes, since they begin with each in turn.
+    # Six consecutive videos have all classes, because each begins with another one.
     assert {item.acts[0].label for item in scripts[:6]} == set(synthetic.CLASSES)
     assert {item.subset for item in scripts[:3]} == {"training", "validation", "testing"}
 
@@ -76,7 +76,7 @@ def test_sets_of_two_seeds_share_no_name_and_one_can_be_of_one_subset(tmp_path: 
 
 
 def test_groundtruth_takes_the_annotations(tmp_path: Path):
-    """End to end, through the commands, and stopped and gone on with before."""
+    """The test runs the commands from end to end. The first is stopped and resumed."""
     data = tmp_path / "data"
     assert run(data, "--videos", "2", "--seed", "0") == 0
     first = data / "videos" / "synthetic_0_00000.mp4"
@@ -119,7 +119,7 @@ def test_other_flags_for_the_same_folder_are_refused(tmp_path: Path, capsys: pyt
 
 @functools.cache
 def samples() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of seconds well inside of parts: single-frame features, motion features, whether in an action, the video's number."""
+    """Returns, for seconds well inside of parts: features of one frame, motion features, is action, and the video's number."""
     still, motion, acting, owner = [], [], [], []
     for index in range(24):
         item = synthetic.script(11, index, (20, 30))
@@ -141,7 +141,7 @@ def samples() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def still_features(picture: np.ndarray) -> np.ndarray:
-    """Colours of a 12 x 16 grid, and statistics of brightness and edges in one of 6 x 8, sorted."""
+    """Returns the colours of a 12 x 16 grid, and sorted statistics of brightness and edges in a 6 x 8 grid."""
     grid = picture.reshape(12, 20, 16, 20, 3).mean((1, 3))
     grey = picture[..., 1].astype(np.float32)
     edges = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
@@ -150,14 +150,14 @@ def still_features(picture: np.ndarray) -> np.ndarray:
 
 
 def motion_features(now: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """Frame differences in cells of 10 x 10: how strong the strongest and the typical are, wherever they are."""
+    """Returns the strength of the strongest and the typical frame differences in cells of 10 x 10, wherever they are."""
     change = np.abs(later[..., 1].astype(np.float32) - now[..., 1])
     cells = change.reshape(24, 10, 32, 10).mean((1, 3))
     return np.log1p(np.quantile(cells, [0.25, 0.5, 0.75, 0.85, 0.9, 0.93, 0.96, 0.98, 0.99, 1]))
 
 
 def held_out_accuracy(features: np.ndarray, acting: np.ndarray, owner: np.ndarray) -> float:
-    """Of ridge regression, over three splits by video; the better of two strengths, and classes weigh the same."""
+    """Returns the balanced accuracy of ridge regression over three splits by video, for the better of two strengths."""
     accuracies = []
     for strength in (10.0, 1000.0):
         right = []
@@ -175,17 +175,17 @@ def held_out_accuracy(features: np.ndarray, acting: np.ndarray, owner: np.ndarra
     return max(accuracies)
 
 
-def test_one_picture_does_not_tell_and_motion_does():
+def test_one_picture_does_not_show_an_action_and_motion_does():
     still, motion, acting, owner = samples()
     single, moving = (held_out_accuracy(features, acting, owner) for features in (still, motion))
     assert single < 0.6
-    # Strength of motion over a second alone, wherever and whatever it is; which motion goes on tells the rest.
+    # The features show only the strength of motion during a second. The kind of motion that goes on would show more.
     assert moving > 0.7
     assert moving > single + 0.15
 
 
 def test_places_sizes_and_angles_are_distributed_alike():
-    """Quantiles of what a single picture could show of a shape, in actions and in background, over many videos."""
+    """The test compares quantiles, over many videos, of what one picture shows of a shape in actions and in background."""
     seen: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for index in range(150):
         item = synthetic.script(5, index, (20, 20))
@@ -203,7 +203,7 @@ def test_places_sizes_and_angles_are_distributed_alike():
 
 
 def test_classes_stay_themselves_in_a_mirror():
-    """Training mirrors clips: a way round, or one of two diagonals, must not tell one class from another."""
+    """Training mirrors clips, so the way round, or the choice of a diagonal, must not distinguish two classes."""
     seen: dict[str, set[float]] = {"circle": set(), "diagonal": set(), "spin": set()}
     for index in range(24):
         item = synthetic.script(2, index, (20, 20))

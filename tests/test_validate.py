@@ -17,7 +17,7 @@ ACTION, NO_ACTION = groundtruth.TEMPORAL_REGIONS
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos, of 60 frames at 30 fps and 45 at 15."""
+    """A folder of two videos, one of 60 frames at 30 fps and one of 45 frames at 15 fps."""
     folder = tmp_path_factory.mktemp("videos")
     (folder / "sub").mkdir()
     media.write(folder / "a.mp4")
@@ -27,7 +27,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def good() -> Rows:
-    """Lines 2 to 7 of a ground truth without a fault."""
+    """Returns lines 2 to 7 of a ground truth without a fault."""
     a = groundtruth.AnnotatedSegment("a", 0.0, 0.5, "Jump", 2.0, "a.mp4", 30.0, 60, ACTION)
     b = groundtruth.AnnotatedSegment("b", 1.0, 3.04, "Run", 3.0, "sub/b.mp4", 15.0, 45, ACTION)
     return [
@@ -42,7 +42,7 @@ def good() -> Rows:
 
 @pytest.fixture
 def check(videos: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command on rows, or on a file, with the labels Jump and Run."""
+    """A function that runs the command on rows, or on a file, with the labels Jump and Run."""
     groundtruth.write_label_mapping(tmp_path / "labels.json", ["Jump", "Run"])
     groundtruth.write_label_mapping(tmp_path / "regions.json", groundtruth.TEMPORAL_REGIONS)
 
@@ -58,7 +58,7 @@ def check(videos: Path, tmp_path: Path) -> Callable[..., int]:
 
 
 def changed(place: int, **values: object) -> Rows:
-    """The good rows with one changed."""
+    """Returns the good rows with one row changed."""
     rows = good()
     rows[place] = dataclasses.replace(rows[place], **values)  # type: ignore
     return rows
@@ -216,7 +216,7 @@ def test_metadata_is_compared_on_demand(
 
 
 def test_frame_rate_may_be_rounded(check: Callable[..., int], tmp_path: Path):
-    """29.97 stands for 30000/1001; 30 does not."""
+    """29.97 may be written for 30000/1001, but 30 may not."""
     media.make(tmp_path, "ntsc.mp4")
     row = groundtruth.AnnotatedSegment("ntsc", 0.0, 1.0, "Jump", 2.002, "ntsc.mp4", 29.97, 60, ACTION)
     assert check([row], folder=tmp_path) == 0
@@ -226,7 +226,7 @@ def test_frame_rate_may_be_rounded(check: Callable[..., int], tmp_path: Path):
 def test_damaged_video_passes_with_the_frames_that_decode(
     check: Callable[..., int], shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """28 of 50, which is what the original counts."""
+    """28 of 50 frames decode, and the original counts these."""
     shutil.copy(shared / "videos" / "corrupted.mp4", tmp_path)
     row = groundtruth.AnnotatedSegment("corrupted", 0.0, 1.0, "Jump", 2.8, "corrupted.mp4", 10.0, 28, ACTION)
     assert check([row, dataclasses.replace(row, start_sec=0.5)], folder=tmp_path) == 0
@@ -237,7 +237,7 @@ def test_damaged_video_passes_with_the_frames_that_decode(
 
 @pytest.mark.parametrize(("split", "outside", "overlapping"), [("valid", 7, 1), ("test", 52, 2)])
 def test_released_files_have_the_flaws_that_are_known(split: str, outside: int, overlapping: int, shared: Path):
-    """As released, 3 rows call a part of an action background; 59 leave their video, as counted in the files."""
+    """In the released files, 3 rows call a part of an action background, and 59 leave their video."""
     folder = shared / "annotations"
     rows = groundtruth.read_groundtruth_rows(folder / f"thumos14_{split}_tsp_groundtruth.csv")
     labels = validate.read_labels([folder / "thumos14_action_label_mapping.json"])

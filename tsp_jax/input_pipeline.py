@@ -1,13 +1,14 @@
-"""From records to batches: which clips stand in which batch is a function of seed and step alone; Grain reads them ahead.
+"""Reads batches of clips from records. A batch's clips are a function of the seed and the step alone; Grain reads ahead.
 
-A batch is a dict of arrays, `b` of this process's rows:
+A batch is a dict of arrays, where `b` is the number of this process's rows:
   video            uint8 [b, 16, 128, 171, 3], RGB, `b t h w c`; the device mirrors, crops and normalizes it
   crop             int32 [b, 2], top and left of the 112x112 window in the (mirrored) frame
-  flip             bool [b], whether frames are mirrored
-  action           int32 [b], class number; -1 where there is none
-  temporal_region  int32 [b], class number in `segments.TEMPORAL_REGIONS`; -1 in rows that only fill a batch up
-  gvf              float32 [b, width], the video's global feature, where one was given
-  segment, place   int32 [b], the clip's row in the split's index and its place on the video's grid; -1 as above
+  flip             bool [b], whether the frames are to be mirrored
+  action           int32 [b], class number; -1 for background
+  temporal_region  int32 [b], class number in `groundtruth.TEMPORAL_REGIONS`; -1 in rows that only fill up the batch
+  gvf              float32 [b, width], the video's global feature; absent if the split has none
+  segment          int32 [b], the clip's segment as a row of the split's index; -1 in rows that only fill up the batch
+  place            int32 [b], grid place of the clip's first frame; -1 in rows that only fill up the batch
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from tsp_jax import global_features, groundtruth, records, transforms, video_lis
 from tsp_jax.system import malloc
 
 Batch = dict[str, np.ndarray]
-VALID_CLIPS = 5  # of each segment, evenly spaced: the original's
+VALID_CLIPS = 5  # evenly spaced clips of each segment in validation, as in the original
 _WINDOWS = tuple(resized - cropped + 1 for resized, cropped in zip(records.FRAME_SIZE, transforms.KINETICS.crop, strict=True))
 _CENTRE = tuple(
     round((resized - cropped) / 2) for resized, cropped in zip(records.FRAME_SIZE, transforms.KINETICS.crop, strict=True)
@@ -36,7 +37,7 @@ _CENTRE = tuple(
 
 @runtime_checkable
 class Source(Protocol):
-    """What a split's records are read from, by number; a data source of TFDS is one."""
+    """The protocol of what reads a split's records by number, such as a data source of TFDS."""
 
     def __getitem__(self, number: int, /) -> dict[str, Any]:
         """Returns a record's fields by name."""
@@ -45,14 +46,14 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A split of a data set, open.
+    """An open split of a data set.
 
     Attributes:
-      folder: of the data set.
-      index: what its records hold.
+      folder: the data set's folder.
+      index: the list of what its records hold.
       labels: action labels, by class number.
-      source: TFDS's, record by record.
-      gvf: of each video of the index.
+      source: reads the records by number.
+      gvf: the global feature of each video of the index; None if there are none.
     """
 
     folder: Path
@@ -62,7 +63,7 @@ class Split:
     gvf: Float32[np.ndarray, "v f"] | None = None
 
     def describe(self, segment: int, place: int) -> str:
-        """A clip in words, for messages."""
+        """Describes a clip in words, for messages."""
         filename = self.index.video_filename[self.index.segment_video[segment]]
         action = int(self.index.segment_action[segment])
         label = self.labels[action] if action >= 0 else groundtruth.NO_ACTION
@@ -73,7 +74,16 @@ class Split:
 
 
 class Clip(NamedTuple):
-    """A clip to be read: its segment, record, place on the grid, window and mirroring."""
+    """A clip to read.
+
+    Attributes:
+      segment: the clip's segment, as a row of the index.
+      record: the record that holds the clip's frames.
+      place: grid place of the clip's first frame.
+      top: top of its 112x112 window in the frame, in pixels.
+      left: left of its window, in pixels.
+      flip: whether its frames are to be mirrored.
+    """
 
     segment: int
     record: int
@@ -84,12 +94,12 @@ class Clip(NamedTuple):
 
 
 def open_split(folder: str | Path, split: str, gvf: str | Path | None = None) -> Split:
-    """A split of records, when all its shards are there.
+    """Opens a split of records, after checking that all its shards are there.
 
     Args:
-      folder: what `python -m data_builders.build` printed.
-      split: its name.
-      gvf: an HDF5 file of global video features, joined by the videos' names.
+      folder: the folder that `python -m data_builders.build` printed.
+      split: the split's name.
+      gvf: an HDF5 file of global video features, which are found by the videos' names.
 
     Raises:
       RecordsError: shards or the split are missing or damaged, or videos have no global feature.
@@ -101,17 +111,20 @@ def open_split(folder: str | Path, split: str, gvf: str | Path | None = None) ->
         builder = tfds.builder_from_directory(str(folder))  # type: ignore (its decorator hides the signature)
         source = builder.as_data_source(split)  # type: ignore (likewise)
         labels = tuple(builder.info.features["action"].names)  # type: ignore (a ClassLabel)
-    except Exception as error:  # TFDS raises all kinds for files that are missing or damaged
-        raise records.RecordsError(f"{folder}: TFDS can't open split {split!r} ({error}); build the records anew") from error
+    except Exception as error:  # TFDS raises many kinds for missing or damaged files
+        raise records.RecordsError(f"{folder}: TFDS can't open split {split!r} ({error}); build the records again") from error
     if len(source) != len(index.record_segment):  # type: ignore (a sequence)
         raise records.RecordsError(
-            f"{folder}: split {split!r} has {len(source)} records, its index {len(index.record_segment)}; build them anew"  # type: ignore
+            f"{folder}: split {split!r} has {len(source)} records, its index {len(index.record_segment)}; build them again"  # type: ignore
         )
     return Split(folder, index, labels, source, None if gvf is None else _join(index, gvf))  # type: ignore (a sequence)
 
 
 def steps_per_epoch(split: Split, global_batch_size: int, clips_per_segment: int) -> int:
-    """Batches in which as many clips stand as an epoch has; the original's last one is smaller, here it runs into the next."""
+    """Returns the number of batches that hold an epoch's clips, rounded up.
+
+    In the original an epoch's last batch is smaller. Here it is filled up with clips of the next epoch.
+    """
     return math.ceil(clips_per_segment * len(split.index.segment_row) / global_batch_size)
 
 
@@ -128,27 +141,28 @@ def train_batches(
     num_workers: int = 0,
     num_threads: int = 2,
 ) -> grain.DatasetIterator[Batch]:
-    """Batches of random clips without end, from a step on; `close()` ends what reads ahead.
+    """Returns an endless iterator of batches of random clips, from a step on. Its `close()` ends the reading ahead.
 
-    All segments come `clips_per_segment` times an epoch, in another order and with other starts in each. Row r of the global
-    batch of a step is the same for any number of processes; each has a block of neighbouring rows.
+    In each epoch every segment occurs `clips_per_segment` times, in a new order and with new clip starts. Row r of a step's
+    global batch is the same for any number of processes. Each process gets a block of consecutive rows.
 
     Args:
-      split: to draw from.
-      global_batch_size: rows of all processes together.
-      seed: of order, starts, windows and mirroring.
-      clips_per_segment: in an epoch.
-      balanced: action and background take turns by row, each with epochs of its own; else rows are drawn as segments are.
-      process_index: which block of rows this process has.
-      process_count: how many there are.
-      start_step: the first batch's; the batches from there on are those of a run that began at 0.
-      num_workers: processes that read ahead, one a core to be kept busy; 0 for threads of this one, which together decode no
-        faster than one core does, since decoding holds Python's lock.
-      num_threads: in each process, batches read at once.
+      split: the split to draw from.
+      global_batch_size: number of rows of all processes together.
+      seed: seed of the order, the clip starts, the windows and the mirroring.
+      clips_per_segment: number of clips of each segment in an epoch.
+      balanced: whether rows of action and of background alternate, each with epochs of its own. Otherwise all segments share
+        one order.
+      process_index: this process's block of rows, from 0.
+      process_count: number of processes.
+      start_step: step of the first batch. The batches are those that a run from step 0 has from there on.
+      num_workers: number of processes that read ahead, each of which keeps one core busy. With 0, threads of this process
+        read; together they decode no faster than one core, because decoding holds Python's lock.
+      num_threads: number of batches that each process reads at once.
 
     Raises:
-      ValueError: the batch can't be divided so, or a class to balance has no segment.
-      RecordsError: when iterating, a record is damaged; the message names its shard.
+      ValueError: the batch can't be divided among the processes, or a class to balance has no segment.
+      RecordsError: during iteration, a record is damaged; the message names its shard.
     """
     local = _local_size(global_batch_size, process_index, process_count)
     if balanced and local % 2:
@@ -167,13 +181,15 @@ def valid_batches(
     num_workers: int = 0,
     num_threads: int = 2,
 ) -> grain.DatasetIterator[Batch]:
-    """Each segment's five even clips once, in the order of the segments; the last batch is filled up with rows without labels.
+    """Returns an iterator of batches with five evenly spaced clips of each segment, in the order of the segments.
+
+    The last batch is filled up with rows without labels. The arguments are those of `train_batches`.
 
     Raises:
-      ValueError: the batch can't be divided so.
-      RecordsError: when iterating, a record is damaged; the message names its shard.
-    Source: TSP, released data set code: starts at `linspace(0, 1, 5)` of what the segment's length leaves; here at the last
-      frame of the 15 fps grid before, and at the nearest one that could be read.
+      ValueError: the batch can't be divided among the processes.
+      RecordsError: during iteration, a record is damaged; the message names its shard.
+    Source: TSP, released data set code: the clips start at `linspace(0, 1, 5)` of the segment's length minus the clip's.
+      Differs: here a clip starts at the last frame of the 15 fps grid before, or at the nearest one that could be read.
     """
     local = _local_size(global_batch_size, process_index, process_count)
     count = VALID_CLIPS * len(split.index.segment_row)
@@ -183,7 +199,13 @@ def valid_batches(
 
 
 def train_clips(split: Split, *, clips_per_segment: int, balanced: bool, seed: int) -> Callable[[int], Clip]:
-    """The n-th of the clips of all global batches in their order, which has no end, for any n.
+    """Returns a function that gives the n-th clip of training, for any n. The clips fill the global batches in this order.
+
+    Args:
+      split: the split to draw from.
+      clips_per_segment: number of clips of each segment in an epoch.
+      balanced: whether clips of action and of background alternate.
+      seed: seed of the order, the clip starts, the windows and the mirroring.
 
     Raises:
       ValueError: a class to balance has no segment.
@@ -212,12 +234,12 @@ def _train_clip(index: records.Index, streams: Sequence[np.ndarray], clips_per_s
 
 @functools.lru_cache(maxsize=8)
 def _epoch_order(count: int, seed: int, stream: int, epoch: int) -> Int64[np.ndarray, " count"]:
-    # Grain's shuffle needs no memory, but milliseconds for each of a few hundred; this is drawn once an epoch.
+    # Grain's shuffle needs no memory, but is slow for each element. This order is drawn once per epoch.
     return np.random.default_rng((seed, 0, stream, epoch)).permutation(count)
 
 
 def read_clips(split: Split, clips: Sequence[Clip | None]) -> Batch:
-    """A batch of these clips; None is a row without labels, of black frames.
+    """Returns a batch of these clips. None becomes a row of black frames without labels.
 
     Raises:
       RecordsError: a record is damaged; the message names its shard.
@@ -251,7 +273,7 @@ def _read_clip(split: Split, clip: Clip, out: np.ndarray) -> None:
         record = split.source[clip.record]
         first = int(index.record_first[clip.record])
         if (record["segment"], record["first_start"]) != (index.segment_row[clip.segment], first):
-            raise ValueError("it is not the record that the index tells of")
+            raise ValueError("it is not the record that the index lists")
         begin = clip.place - first
         ends = record["frame_ends"]
         if len(ends) < begin + records.CLIP_LEN:
@@ -259,10 +281,10 @@ def _read_clip(split: Split, clip: Clip, out: np.ndarray) -> None:
         bounds = [int(ends[begin - 1]) if begin else 0, *ends[begin : begin + records.CLIP_LEN].tolist()]
         for number in range(records.CLIP_LEN):
             records.decode_frame(record["frames"][bounds[number] : bounds[number + 1]], index.codec, out[number])
-    except Exception as error:  # array_record's, protobuf's, TFDS's, simplejpeg's and ours
+    except Exception as error:  # array_record, protobuf, TFDS, simplejpeg and we raise different kinds
         shard = split.folder / index.shard_of(clip.record)
         raise records.RecordsError(
-            f"{shard}: record {clip.record} can't be read ({error}); copy the file again, or build the records anew"
+            f"{shard}: record {clip.record} can't be read ({error}); copy the file again, or build the records again"
         ) from error
 
 
@@ -279,12 +301,12 @@ def _read_ahead(
     rows: grain.MapDataset, local: int, split: Split, start_step: int, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
     malloc.keep_freed()
-    # A batch is one element before anything runs in parallel: neither workers nor threads can change what stands in it.
+    # The batch is formed before anything runs in parallel, so neither workers nor threads can change its content.
     batches = rows.batch(local, batch_fn=list).map(lambda clips: read_clips(split, clips))[start_step:]
     ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads))
     if num_workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nobody else here uses
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which nothing else here uses
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         ahead = ahead.mp_prefetch(options, worker_init_fn=_begin_worker)
     return iter(ahead)

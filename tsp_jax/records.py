@@ -1,8 +1,9 @@
-"""Records on disk: spans of small frames of annotated segments, their pixels' encoding, and the index of a split.
+"""The format of records on disk: spans of small frames of annotated segments, the encoding of frames, and a split's index.
 
 A data set is a TFDS folder of array_record shards and an `index-SPLIT.npz` for each split. One record is a span: up to
-`MAX_STARTS` consecutive places where a clip of one segment may start, with all frames of those clips. A random clip of a
-segment so costs one read and the decoding of its own frames.
+`MAX_STARTS` consecutive grid places at which a clip of one segment may start, with all frames of those clips. So a random
+clip of a segment costs one read and the decoding of its own frames. A grid place is a frame number on the video's grid of
+`FRAME_RATE` frames per second.
 """
 
 import dataclasses
@@ -19,33 +20,35 @@ from jaxtyping import Float64, Int32, Int64, UInt8
 
 from tsp_jax.system import errors, tables
 
-# The format fixes the clip length, the frame rate and the frame size (height, width); they are the original's for training.
+# These constants are part of the format: changing one needs a new FORMAT_VERSION. The clip length in frames, the frame rate in
+# frames per second and the frame size in pixels (height, width) are the original's for training.
 CLIP_LEN = 16
 FRAME_RATE = 15.0
 FRAME_SIZE = (128, 171)
 CLIP_SEC = CLIP_LEN / FRAME_RATE
-MAX_STARTS = 64
+MAX_STARTS = 64  # clip starts in a record
 FORMAT_VERSION = 1
 Codec = Literal["jpeg", "lossless"]
 CODECS: tuple[str, ...] = get_args(Codec)
-# At 95 real videos keep 41.0 to 42.7 dB, with 11 % less on disk; libjpeg-turbo's accurate transform begins at 96.
+# A lower quality would save some disk space, but libjpeg-turbo uses its accurate transform only from 96 on.
 _JPEG_QUALITY = 96
 _FRAME_SHAPE = (*FRAME_SIZE, 3)
 
 
 class RecordsError(errors.UserError):
-    """A data set of records can't be used; the message says what was expected, what was found, where, and what to do."""
+    """A data set of records can't be used. The message says what was expected, what was found, where, and what to do."""
 
 
 def place(sec: float) -> int:
-    """The place of the last frame of the grid that is not after this second of the video."""
+    """Returns the grid place of the last frame that is not after this second of the video."""
     return math.floor(sec * FRAME_RATE + tables.ROUNDING)
 
 
 def encode_frame(frame: UInt8[np.ndarray, "128 171 3"], codec: Codec) -> bytes:
-    """A frame as bytes: a JPEG file of quality 96 without chroma subsampling, or without loss.
+    """Returns a frame as bytes, encoded by `codec`.
 
-    Without loss: each pixel less its left neighbour, modulo 256, through zlib.
+    `jpeg` gives a JPEG file of quality 96 without chroma subsampling. `lossless` gives each pixel minus its left neighbour,
+    modulo 256, compressed by zlib.
     """
     if codec == "jpeg":
         return simplejpeg.encode_jpeg(
@@ -60,7 +63,7 @@ def decode_frame(data: bytes, codec: Codec, out: UInt8[np.ndarray, "128 171 3"])
     """Decodes a frame into an array.
 
     Raises:
-      ValueError: the bytes are no frame of this size.
+      ValueError: the bytes are no frame of the size 128x171.
     """
     if codec == "jpeg":
         shape = simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape
@@ -70,7 +73,7 @@ def decode_frame(data: bytes, codec: Codec, out: UInt8[np.ndarray, "128 171 3"])
     size = int(np.prod(_FRAME_SHAPE))
     try:
         unpacker = zlib.decompressobj()
-        pixels = unpacker.decompress(data, size)  # no more, whatever the bytes claim
+        pixels = unpacker.decompress(data, size)  # limits the size, whatever the bytes claim
     except zlib.error as error:
         raise ValueError(f"a damaged frame ({error})") from error
     if len(pixels) != size or not unpacker.eof:
@@ -80,28 +83,28 @@ def decode_frame(data: bytes, codec: Codec, out: UInt8[np.ndarray, "128 171 3"])
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """What a split's records hold, known without reading one.
+    """Lists what a split's records hold, so that none has to be read for it.
 
-    Rows of `segment_*` are the segments that have records, in the order of the ground truth; rows of `record_*` are the
-    records in the order of the shards.
+    The rows of `segment_*` are the segments that have records, in the order of the ground truth. The rows of `record_*` are
+    the records, in the order of the shards.
 
     Attributes:
-      codec: of the frames.
-      record_segment: row of the segment that a record is of.
-      record_first: place of its first start on the video's grid of FRAME_RATE frames a second.
-      record_starts: how many starts it has; frames are CLIP_LEN - 1 more.
-      segment_row: line of the ground truth, counted from 0 below the header.
-      segment_video: row of its video.
-      segment_action: class number, -1 where there is no action.
-      segment_temporal_region: class number in `segments.TEMPORAL_REGIONS`.
-      segment_start_sec: where it begins in its video.
-      segment_end_sec: where it ends.
-      segment_first: place of its first allowed start.
-      segment_starts: how many starts are allowed, whether or not their frames could be read.
-      video_filename: of each video.
-      shard_name: of each shard's file.
-      shard_records: records in it.
-      shard_bytes: its size.
+      codec: the encoding of the frames.
+      record_segment: each record's segment, as a row of `segment_*`.
+      record_first: grid place of each record's first clip start.
+      record_starts: number of each record's clip starts. The record has CLIP_LEN - 1 more frames.
+      segment_row: each segment's row in the ground truth, counted from 0 below the header.
+      segment_video: each segment's video, as a row of `video_filename`.
+      segment_action: class number of each segment's action; -1 for background.
+      segment_temporal_region: each segment's class number in `groundtruth.TEMPORAL_REGIONS`.
+      segment_start_sec: second of the video at which each segment begins.
+      segment_end_sec: second of the video at which each segment ends.
+      segment_first: grid place of each segment's first allowed clip start.
+      segment_starts: number of each segment's allowed clip starts, whether or not their frames could be read.
+      video_filename: each video's file, relative to the folder of videos.
+      shard_name: name of each shard's file.
+      shard_records: number of records in each shard.
+      shard_bytes: size of each shard in bytes.
     """
 
     codec: Codec
@@ -122,19 +125,22 @@ class Index:
     shard_bytes: Int64[np.ndarray, " k"]
 
     def starts(self, segment: int) -> int:
-        """How many starts of a segment have their frames."""
+        """Returns the number of a segment's clip starts whose frames are in the records."""
         begin, end = self._bounds[segment], self._bounds[segment + 1]
         return int(self._cumulated[end] - self._cumulated[begin])
 
     def start(self, segment: int, number: int) -> tuple[int, int]:
-        """The n-th of a segment's starts that have their frames: its record, and its place on the grid."""
+        """Returns the record and the grid place of the n-th of a segment's clip starts whose frames are in the records."""
         begin = self._bounds[segment]
         at = int(np.searchsorted(self._cumulated, self._cumulated[begin] + number, side="right")) - 1
         record = int(self._order[at])
         return record, int(self.record_first[record] + self._cumulated[begin] + number - self._cumulated[at])
 
     def nearest_start(self, segment: int, place: int) -> tuple[int, int]:
-        """The start that has its frames and is nearest to a place on the grid, the earlier of two: its record and place."""
+        """Returns the record and the grid place of the clip start that is nearest to a grid place.
+
+        Only starts whose frames are in the records count. Of two equally near ones it is the earlier.
+        """
         records = self._order[self._bounds[segment] : self._bounds[segment + 1]]
         first, last = self.record_first[records], self.record_first[records] + self.record_starts[records] - 1
         candidates = np.clip(place, first, last)
@@ -142,39 +148,39 @@ class Index:
         return int(records[best]), int(candidates[best])
 
     def shard_of(self, record: int) -> str:
-        """The name of the file that holds a record."""
+        """Returns the name of the file that holds a record."""
         return self.shard_name[int(np.searchsorted(np.cumsum(self.shard_records), record, side="right"))]
 
     @functools.cached_property
     def _order(self) -> Int64[np.ndarray, " r"]:
-        """The records by segment and place."""
+        """The rows of the records, sorted by segment and then by grid place."""
         return np.lexsort((self.record_first, self.record_segment))
 
     @functools.cached_property
     def _bounds(self) -> Int64[np.ndarray, " s_1"]:
-        """Where each segment's records lie in `_order`."""
+        """Each segment's first position in `_order`, and its end as the next element."""
         return np.searchsorted(self.record_segment[self._order], np.arange(len(self.segment_row) + 1))
 
     @functools.cached_property
     def _cumulated(self) -> Int64[np.ndarray, " r_1"]:
-        """Starts before each record in `_order`."""
+        """The number of clip starts before each position in `_order`."""
         return np.concatenate([[0], np.cumsum(self.record_starts[self._order], dtype=np.int64)])
 
 
 def index_path(folder: str | Path, split: str) -> Path:
-    """Where the index of a split lies."""
+    """Returns the file of a split's index."""
     return Path(folder) / f"index-{split}.npz"
 
 
 def write_index(path: Path, index: Index) -> None:
-    """Writes an index; the file's bytes depend on nothing else."""
+    """Writes an index. The same index always gives the same bytes."""
     arrays = {field.name: np.asarray(getattr(index, field.name)) for field in dataclasses.fields(index)}
     with open(path, "wb") as stream:
         np.savez(stream, **arrays, format_version=np.int64(FORMAT_VERSION))  # type: ignore (no array is named allow_pickle)
 
 
 def read_index(folder: str | Path, split: str) -> Index:
-    """The index of a split, when all its shards are in the folder and have their sizes.
+    """Returns the index of a split, after checking that all its shards are in the folder and have the right sizes.
 
     Raises:
       RecordsError: the folder has no such split, is damaged, or lacks shards; the message names them.
@@ -188,16 +194,16 @@ def read_index(folder: str | Path, split: str) -> Index:
             "`python -m data_builders.build` printed"
         )
     try:
-        # Opened here: numpy leaves its own stream open when the file is cut off.
+        # We open the file, because numpy would leave its own stream open if the file is cut off.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             version = int(arrays["format_version"])
             if version != FORMAT_VERSION:
-                raise RecordsError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: build the records anew")
+                raise RecordsError(f"{path}: format {version}; this tsp_jax reads {FORMAT_VERSION}: build the records again")
             values = {field.name: arrays[field.name] for field in dataclasses.fields(Index)}
     except RecordsError:
         raise
-    except Exception as error:  # of zip, of numpy's headers
-        raise RecordsError(f"{path}: damaged, or no index ({error}); build the records anew") from error
+    except Exception as error:  # zip and numpy raise many kinds
+        raise RecordsError(f"{path}: damaged, or no index ({error}); build the records again") from error
     values |= {name: tuple(map(str, values[name])) for name in ("video_filename", "shard_name")}
     index = Index(**{**values, "codec": str(values["codec"])})
     _check_index(index, path)
@@ -218,7 +224,7 @@ def _check_index(index: Index, path: Path) -> None:
         and _within(index.record_starts - 1, MAX_STARTS)
     )
     if not sound:
-        raise RecordsError(f"{path}: its parts don't fit each other; build the records anew")
+        raise RecordsError(f"{path}: its parts don't match each other; build the records again")
 
 
 _SEGMENT_COLUMNS = ("video", "action", "temporal_region", "start_sec", "end_sec", "first", "starts")
@@ -240,5 +246,5 @@ def _check_shards(index: Index, folder: Path) -> None:
         shown: Sequence[str] = [*faults[:10], *([f"and {len(faults) - 10} more"] if len(faults) > 10 else [])]
         raise RecordsError(
             f"{folder}: {len(faults)} of {len(index.shard_name)} shards can't be used; copy the folder again, or build the "
-            "records anew:\n  " + "\n  ".join(shown)
+            "records again:\n  " + "\n  ".join(shown)
         )
