@@ -88,7 +88,7 @@ class Loop:
 
     def _steps(self, batches: feed.Feed, wait: bool) -> bool:
         """Runs the steps. Returns False if asked to stop."""
-        speed, first = _Speed(self._step), self._step
+        speed, giving_back = _Speed(self._step), malloc.GivingBack(malloc.SETTLING_STEPS)
         while self._step < self._total:
             batch, describe = batches.take()
             self._state, seen = self._task.step(self._state, batch)
@@ -97,8 +97,7 @@ class Loop:
             batches.fetch()  # the next batch, while the step runs
             if wait:
                 jax.block_until_ready(seen.loss)
-            if self._step - first <= malloc.SETTLING_STEPS:
-                malloc.give_back()
+            giving_back.after_call()
             if self._log is not None:
                 self._log.advance(self._step)
             epoch_ends, stopping = self._step % self._task.steps_per_epoch == 0, self._stop.due()
