@@ -14,7 +14,7 @@ import pytest
 
 import media
 from convert import released
-from tsp_jax import config, train
+from tsp_jax import train
 from tsp_jax.models import functional, tsp
 from tsp_jax.report import __main__ as report
 
@@ -192,7 +192,7 @@ def test_commands_that_are_only_shown_have_flags_and_recipes_that_exist():
         options = modules[command[2]]._parse(command[3:])
         seen.add(command[2])
         if command[2] == "tsp_jax.train":
-            config.load(str(ROOT / options.config), options.changes)
+            train.read_recipe(str(ROOT / options.config), options.changes)
     assert seen == modules.keys()
 
 
