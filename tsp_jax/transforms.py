@@ -71,9 +71,9 @@ class TappedFrame(NamedTuple):
     """All that the network reads of a frame.
 
     Attributes:
-      number: of the frame in its video.
+      number: the frame's number in its video.
       pixels: those that the taps name.
-      taps: where they were and how they blend.
+      taps: the pixels' source places and blending weights.
     """
 
     number: int

@@ -35,8 +35,8 @@ class Batcher:
 
     Attributes:
       width: numbers in a clip's features.
-      batches: how many were sent to the devices.
-      frames_sent: how many frames were, without padding.
+      batches: number of batches sent to the devices.
+      frames_sent: number of frames sent, without padding.
       compute_sec: time during which the devices had work, as far as calls of `add` saw it.
     """
 
@@ -60,7 +60,7 @@ class Batcher:
           dtype: the compute precision, a key of `DTYPES`.
           batch_size: clips in a batch, for each device; the cores of a CPU share it.
           also: more encoders of the same clips; their features stand to the right of the first one's.
-          own: of the thread that calls; takes the time of packing, sending and waiting.
+          own: the calling thread's timer; records the time of packing, sending and waiting.
         """
         self._laps = own or timing.Laps()
         every = (checkpoint, *also)

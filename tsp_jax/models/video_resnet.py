@@ -1,6 +1,6 @@
 """R(2+1)D-34, R(2+1)D-18 and R3D-18: torchvision's VideoResNet in Flax NNX, name for name; and a tiny one of this project's.
 
-Activations and the kernels beside them have the dtype asked for, that of the clips by default; BatchNorm statistics and the
+Activations and the kernels used with them have the dtype asked for, that of the clips by default; BatchNorm statistics and the
 pooled features stay in float32 (float64 for float64 clips). Submodules sit under PyTorch's names and indices, so that a
 variable's path joined by dots is its state-dict key.
 """

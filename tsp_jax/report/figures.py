@@ -1,6 +1,6 @@
 """The pictures of a report, each as a data URI: frames of a video, similarity of its clips, scattered points, curves.
 
-The one door to matplotlib and Pillow. No text that comes from a file is drawn here: names stand in the page beside a picture.
+The one door to matplotlib and Pillow. No text that comes from a file is drawn here: the page shows names next to a picture.
 """
 
 import base64
@@ -55,11 +55,11 @@ class Curve:
     """A line through points.
 
     Attributes:
-      x: of the points, ascending.
-      y: of the points.
-      colour: of the line.
+      x: x coordinates of the points, ascending.
+      y: y coordinates of the points.
+      colour: the line's colour.
       dash: its place in `DASHES`.
-      dots: each point is marked.
+      dots: whether each point is marked.
     """
 
     x: Float[np.ndarray, " n"]
@@ -74,7 +74,7 @@ def strip(frames: Sequence[UInt8[np.ndarray, "h w 3"] | None], width: int = 112)
 
     Args:
       frames: RGB of any sizes; each is brought to the first one's shape.
-      width: of each, in pixels.
+      width: width of each frame, in pixels.
     """
     height, whole = next((frame.shape[:2] for frame in frames if frame is not None), (3, 4))
     height = int(np.clip(round(width * height / whole), width // 3, 2 * width))
@@ -129,9 +129,9 @@ def curves(lines: Sequence[Curve], *, percent: bool = False, log: bool = False) 
     """Lines over steps as an SVG, which follows the page's light or dark.
 
     Args:
-      lines: drawn in turn.
-      percent: values are shares, and shown as percentages.
-      log: the scale of values is logarithmic, where they are positive.
+      lines: the lines, in the order of drawing.
+      percent: whether values are shares, shown as percentages.
+      log: whether the scale of values is logarithmic where they are positive.
     """
     with matplotlib.rc_context(_STYLE):
         figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")

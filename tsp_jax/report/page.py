@@ -56,7 +56,7 @@ class Projection:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What a linear probe of a model found."""
+    """The result of a linear probe of a model."""
 
     model: str
     fitted_videos: int
@@ -67,7 +67,7 @@ class Probe:
 
 @dataclasses.dataclass
 class Page:
-    """What the template shows."""
+    """The values that the template shows."""
 
     title: str = ""
     models: list[Model] = dataclasses.field(default_factory=list)
@@ -176,7 +176,7 @@ def _models(paths: Sequence[str], names: Sequence[str] | None) -> list[Model]:
     """The models, with names of their own.
 
     Raises:
-      FeatureFileError: no file of features.
+      FeatureFileError: a path is not a file of features.
       ValueError: they have no videos, or none in common, or no names of their own.
     """
     stems = [Path(path).stem for path in paths]
@@ -263,10 +263,10 @@ def _frames(page: Page, path: Path) -> str:
 
 
 def _check_belong(path: str, found: Sequence[str], names: Sequence[str]) -> None:
-    """Refuses a file of other videos.
+    """Checks that a file belongs to these videos.
 
     Raises:
-      ValueError: it is.
+      ValueError: the file is of other videos.
     """
     if not set(found) & set(names):
         raise ValueError(
@@ -335,7 +335,7 @@ class Sample:
         return notes
 
     def of(self, names: Sequence[str]) -> tuple[Float32[np.ndarray, "n f"], Int64[np.ndarray, " n"]]:
-        """The clips of these videos, and of each the number of its class, or `_BACKGROUND`, or `_NEITHER`."""
+        """The clips of these videos, and for each the number of its class, `_BACKGROUND` or `_NEITHER`."""
         known = [name for name in names if name in self._rows]
         if not known:
             return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)

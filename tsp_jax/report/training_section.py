@@ -41,7 +41,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the runs went."""
+    """The runs and their charts."""
 
     runs: list[Run]
     charts: list[Chart]
@@ -52,7 +52,7 @@ def read(paths: Sequence[str]) -> Training:
     """The runs' numbers and curves.
 
     Raises:
-      OSError, ValueError: a file is not there, or is no metrics.jsonl.
+      OSError, ValueError: a file is missing, or is not a metrics.jsonl.
     """
     folders = [Path(path).absolute().parent.name if Path(path).name == "metrics.jsonl" else Path(path).stem for path in paths]
     names = folders if len(set(folders)) == len(folders) else list(paths)
@@ -71,7 +71,7 @@ def _metrics(path: Path) -> list[run_log.Line]:
     """The lines of a metrics.jsonl, with nothing in them but finite numbers and the split.
 
     Raises:
-      OSError, ValueError: it is not there, or holds something else.
+      OSError, ValueError: the file is missing, or holds something else.
     """
     remedy = "expected the metrics.jsonl of a training run's workdir"
     if not path.is_file():

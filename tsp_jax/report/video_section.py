@@ -61,7 +61,7 @@ class Probability:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """What is drawn of a video; empty or None where there is nothing to draw from."""
+    """The pictures of a video, each empty or None if there is no data for it."""
 
     truth: list[Bar]
     predictions: list[Bar]
@@ -73,7 +73,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A video; None for what no file tells, and for pictures of a video that gets none."""
+    """A video. A field is None if no file gives it; pictures are None for a video that gets none."""
 
     name: str
     duration_sec: float
@@ -94,11 +94,11 @@ def describe(
     """All that the page says of a video.
 
     Args:
-      by_model: its features, by the names of the models; at least one.
-      truth: its segments.
-      predicted: of it and others.
-      colours: of classes; those without one are `OTHER`.
-      strip: its frames as a data URI, or empty; None for a video without pictures.
+      by_model: the video's features, by the names of the models; at least one.
+      truth: the video's annotated segments.
+      predicted: predictions of this video and others.
+      colours: colours of the classes; a class without one gets `OTHER`.
+      strip: the video's frames as a data URI, or empty; None for a video without pictures.
     """
     found = next(iter(by_model.values()))
     actions = None if truth is None else [item for item in truth if item.temporal_region == groundtruth.ACTION]
@@ -227,7 +227,7 @@ def _classes(said: predictions.Video, labels: Sequence[str]) -> list[tuple[str, 
 
 
 def _probability(said: predictions.Video, clip_len_sec: float, duration_sec: float) -> Probability | None:
-    """Foreground over time, of a model that tells it; a clip stands for its middle."""
+    """Foreground probability over time by a model that predicts it; each clip is drawn at its middle."""
     if said.foreground is None or not len(said.foreground):
         return None
     middle_sec, values = said.start_sec + clip_len_sec / 2, said.foreground.astype(np.float64)

@@ -107,7 +107,7 @@ class Log:
         """Brings the lines to the disk; no checkpoint may know of more than they do.
 
         Raises:
-          OSError: that failed.
+          OSError: the writing failed.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
