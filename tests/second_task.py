@@ -1,6 +1,6 @@
 """A second, tiny task for the training command (tests/test_task.py).
 
-A two-layer masked 1-D convolution tells which of two waves a row shows. It is what a detector will be to the loop: AdamW with
+A two-layer masked 1-D convolution decides which of two waves a row shows. It is what a detector will be to the loop: AdamW with
 warm-up and cosine, clipping, no weight decay on biases, an average of the weights, and no pixel anywhere.
 """
 
@@ -17,7 +17,7 @@ from flax import nnx
 
 from tsp_jax import checkpoints, config, train
 from tsp_jax.models import functional
-from tsp_jax.training import classification, optim, task, train_step
+from tsp_jax.training import classification, optim, run_log, task, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +170,13 @@ class Waves:
         loss = WaveLoss()
         return None if stop.due() else self.summarize(loss(variables, arrays, loss.divisors(arrays), ())[1][1])
 
-    def progress(self, line: task.Line) -> str:
+    def progress(self, line: run_log.Line) -> str:
         return f"accuracy {line['mean_accuracy']:.1%}"
 
-    def result(self, line: task.Line) -> str:
+    def result(self, line: run_log.Line) -> str:
         return f"epoch {line['epoch']}: {line['mean_accuracy']:.3f}"
 
-    def export(self, state: train_step.TrainState, run_name: str, line: task.Line) -> checkpoints.Checkpoint:
+    def export(self, state: train_step.TrainState, run_name: str, line: run_log.Line) -> checkpoints.Checkpoint:
         variables = {**state.variables, "params": state.average}
         return checkpoints.make(Convolution(), variables, checkpoints.Origin(run_name, note=self.result(line)))
 

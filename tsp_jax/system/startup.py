@@ -3,18 +3,11 @@
 from tsp_jax.system import compilation, cpu, malloc
 
 
-def prepare_jax(rows: int | None = None) -> int:
+def prepare_jax() -> None:
     """Prepares this process for JAX: it keeps freed memory, splits a CPU into devices, and keeps compiled programs on disk.
 
     Call it before any other use of JAX.
-
-    Args:
-      rows: the number of rows that the CPU's devices must share evenly; None if any number of devices will do.
-
-    Returns:
-      The number of devices that the CPU became, as `cpu.split_cpu` returns it.
     """
     malloc.keep_freed()
-    devices = cpu.split_cpu(rows)
+    cpu.split_cpu()
     compilation.keep_programs()
-    return devices

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from tsp_jax import checkpoints, config, groundtruth, input_pipeline
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import sharding
-from tsp_jax.training import classification, feed, interruption, optim, processes, sums, task, train_step, warm_start
+from tsp_jax.training import classification, feed, interruption, optim, processes, run_log, sums, task, train_step, warm_start
 
 GROUPS = ("stem", "backbone", "fc")  # the groups of parameters that have a learning rate each
 
@@ -104,7 +104,7 @@ class Compute:
 
     Attributes:
       dtype: the precision of the activations; parameters and statistics are always float32.
-      batch_norm: whose rows BatchNorm takes its statistics of, see `train_step.make_step`.
+      batch_norm: the rows over which BatchNorm takes its statistics; see `train_step.make_step`.
       accumulate: the number of parts that a device's clips are taken in, one after the other.
       remat: whether the backward pass computes activations again to save memory. On a CPU it saves nothing.
     """
@@ -248,7 +248,7 @@ def group_of(params: optim.Params) -> optim.Params:
 def make_optimizer(chosen: Optim, steps_per_epoch: int, devices: int) -> optim.Optimizer:
     """SGD in GROUPS, its schedule in iterations and its learning rates scaled by the devices if the recipe asks for it."""
     scale = devices if chosen.scale_lr_with_devices else 1
-    rates = {"stem": chosen.stem_lr * scale, "backbone": chosen.backbone_lr * scale, "fc": chosen.fc_lr * scale}
+    rates = {group: getattr(chosen, f"{group}_lr") * scale for group in GROUPS}
     milestones = tuple(epoch * steps_per_epoch for epoch in chosen.milestones)
     schedule = optim.warmup_multistep(chosen.warmup_epochs * steps_per_epoch, milestones, chosen.gamma)
     return optim.sgd(rates, group_of, schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
@@ -357,12 +357,12 @@ class EncoderTask:
                     return None
         return self.summarize(total)
 
-    def progress(self, line: task.Line) -> str:
+    def progress(self, line: run_log.Line) -> str:
         """Returns the heads' accuracies of a training line."""
         shown = {label: line[f"accuracy_{label}"] for label in self._labels}
         return "accuracy " + " ".join(f"{label} {value:.1%}" for label, value in shown.items() if value is not None)
 
-    def result(self, line: task.Line) -> str:
+    def result(self, line: run_log.Line) -> str:
         """Returns an evaluation in the format of the original's results.txt: accuracies in percent, epochs from 0."""
 
         def number(value: float | None, scale: float = 1) -> str:
@@ -374,7 +374,7 @@ class EncoderTask:
             parts.append(f" <{column}> Accuracy {number(line[f'accuracy_{label}'], 100)} Loss {number(line[f'loss_{label}'])};")
         return "".join(parts) + f" Total Loss {number(line['loss'])} Avg Accuracy {number(line['mean_accuracy'], 100)}"
 
-    def export(self, state: train_step.TrainState, run_name: str, line: task.Line) -> checkpoints.Checkpoint:
+    def export(self, state: train_step.TrainState, run_name: str, line: run_log.Line) -> checkpoints.Checkpoint:
         """Returns the weights as a checkpoint that extraction and `convert.orbax_to_torch` take."""
         note = f"trained from {self._recipe.init.checkpoint} for {line['step']} steps; {self.result(line)}"
         return checkpoints.make(self._recipe.model_config, state.variables, checkpoints.Origin(run_name, note=note))

@@ -194,5 +194,5 @@ class _Speed:
 
 
 def _is_multiple(at: int, every: int) -> bool:
-    """Whether a step is a multiple of a number; of 0, none is."""
+    """Whether a step is a multiple of a number; False if that number is 0."""
     return every > 0 and at % every == 0

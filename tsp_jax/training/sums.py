@@ -20,7 +20,7 @@ class Unread(NamedTuple):
 
     Attributes:
       step: the number of steps done after it.
-      seen: what it saw.
+      seen: the step's sums, loss and gradient norm, on the devices.
       describe: returns a line for each of this process's rows in its batch.
     """
 
@@ -90,7 +90,7 @@ def from_json(content: Mapping[str, Any], zeros: train_step.Sums) -> Tally:
     """The tally that `Tally.to_json` was called on, to the bit.
 
     Args:
-      content: what it returned.
+      content: the JSON object that it returned.
       zeros: the task's sums of no row, whose structure and dtypes the result has.
     """
     leaves, structure = jax.tree.flatten(zeros)

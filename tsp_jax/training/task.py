@@ -7,9 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsp_jax import checkpoints, config
-from tsp_jax.training import interruption, train_step
-
-Line = dict[str, Any]  # a line of metrics.jsonl
+from tsp_jax.training import interruption, run_log, train_step
 
 
 class HostBatch(NamedTuple):
@@ -95,15 +93,15 @@ class Task(Protocol):
         """Returns the metrics on the validation data; None if the run was asked to stop first."""
         ...
 
-    def progress(self, line: Line) -> str:
+    def progress(self, line: run_log.Line) -> str:
         """Returns a training line's metrics other than the loss, for the console."""
         ...
 
-    def result(self, line: Line) -> str:
+    def result(self, line: run_log.Line) -> str:
         """Returns an evaluation as a line of results.txt."""
         ...
 
-    def export(self, state: train_step.TrainState, run_name: str, line: Line) -> checkpoints.Checkpoint:
+    def export(self, state: train_step.TrainState, run_name: str, line: run_log.Line) -> checkpoints.Checkpoint:
         """Returns the weights as a checkpoint; its origin names the run and shows the evaluation's line."""
         ...
 

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from tsp_jax.models import functional
 from tsp_jax.system import compilation, sharding
 from tsp_jax.training import optim
 
-Variables = dict[
-    str, Any
-]  # {"params": ..., and collections that a step replaces, such as "batch_stats"}: nested dicts of arrays
+Variables = functional.Variables  # "params", and collections that a step replaces, such as "batch_stats"
 Batch = dict[str, Array]  # arrays whose first axes are the rows of the batch
 Sums = Any  # a pytree of arrays that a task adds up over rows
 

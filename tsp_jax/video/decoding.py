@@ -51,7 +51,7 @@ class Reader:
 
         Args:
           video: the scan of the video to read.
-          needed: for each frame, whether it is to be given.
+          needed: a flag for each frame that says whether the reader gives it.
           decoder: one of `DECODERS`.
           own: the timer of the thread that iterates; it records the seconds of decoding and of conversion.
 
