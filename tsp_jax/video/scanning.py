@@ -43,6 +43,9 @@ class Scan:
       container: FFmpeg's names of the file format, joined by commas.
       rotation_deg: degrees by which a player turns the stored picture. We do not turn it, as the original does not.
       trimmed: whether an edit list hides or delays a part of the stream.
+      start: timestamp of the file's second 0, in units of the timeline's time base.
+      notes: what is odd in the file but read rightly, a line each.
+      fault: what of the file can't be given, with seconds and counts; empty if nothing is missing.
     """
 
     path: Path
@@ -52,6 +55,9 @@ class Scan:
     container: str
     rotation_deg: int
     trimmed: bool
+    start: int = 0
+    notes: tuple[str, ...] = ()
+    fault: str = ""
 
 
 def scan(path: str | Path) -> Scan:
