@@ -45,11 +45,19 @@ class Timeline:
       pts: presentation timestamps of all frames, int64, strictly ascending, in units of `time_base`.
       time_base: seconds in one unit.
       fps: average frames a second.
+      duration_sec: length of the video in seconds; by default the last frame is shown for 1 / fps.
     """
 
     pts: Int64[np.ndarray, " n"]
     time_base: Fraction
     fps: float
+    duration_sec: float = math.nan
+
+    def __post_init__(self):
+        if math.isnan(self.duration_sec):
+            last = float((int(self.pts[-1]) - int(self.pts[0])) * self.time_base) if len(self.pts) else 0.0
+            frame = 1 / self.fps if len(self.pts) and math.isfinite(self.fps) and self.fps > 0 else 0.0
+            object.__setattr__(self, "duration_sec", last + frame)
 
 
 def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = None) -> Int64[np.ndarray, "n_clips clip_len"]:
