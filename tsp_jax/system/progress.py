@@ -62,6 +62,7 @@ class Progress:
                 mininterval=0.5,
                 dynamic_ncols=wide,
                 ncols=None if wide else 80,
+                nrows=None if wide else 24,
             )
         else:
             threading.Thread(target=self._print_lines, daemon=True).start()
