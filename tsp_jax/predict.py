@@ -16,7 +16,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float32
 
 from tsp_jax import (
@@ -34,7 +33,7 @@ from tsp_jax import (
 from tsp_jax.extraction import engine, flags, sinks
 from tsp_jax.extraction import failures as failed_videos
 from tsp_jax.models import backbones
-from tsp_jax.system import cli, startup
+from tsp_jax.system import cli, progress, startup
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -239,7 +238,7 @@ def predict(
     model = dataclasses.replace(model, variables=variables)
     listed = {video_list.video_name(Path(failure.video)) for failure in failures}
     videos, geometry, pooled = {}, None, ""
-    for name in tqdm.tqdm(source.names, "predict", unit="video", disable=None):
+    for name in progress.each(source.names, "predict", len(source.names)):
         item = features.read(source.features, name)
         check_made_by(model, item, source.features)
         own = tuple(float(item.attributes.get(key, 0)) for key in ("clip_len", "stride", "frame_rate"))

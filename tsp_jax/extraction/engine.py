@@ -6,20 +6,18 @@ batches (`batches`). A video is committed to the sink as soon as its last row ha
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Float32
 
 from tsp_jax import checkpoints, clips, features, version, video_list
 from tsp_jax.extraction import batches, clip_stream
 from tsp_jax.extraction.failures import Failure
-from tsp_jax.system import timing
+from tsp_jax.system import progress, timing
 from tsp_jax.video import decoding
 
 TRACED_BATCHES = 8  # a trace stays in memory until it is written, and grows by megabytes with each batch
@@ -155,7 +153,7 @@ def extract(
             own=own,
         )
         stream = clip_stream.ClipStream(new, settings.geometry, settings.decoder, settings.workers, model.preprocessing)
-        with contextlib.ExitStack() as trace, _progress_bar(len(new)) as bar, stream:
+        with contextlib.ExitStack() as trace, progress.Progress("extract", len(new), "videos") as bar, stream:
             if trace_dir is not None:
                 trace.enter_context(_trace(trace_dir))
             current = _Pass(new, model, writer, summary, bar, own, stop_on_error)
@@ -211,7 +209,7 @@ class _Pass:
         model: batches.Batcher,
         writer: Sink,
         summary: Summary,
-        bar: tqdm.tqdm,
+        bar: progress.Progress,
         own: timing.Laps,
         stop_on_error: bool,
     ):
@@ -227,7 +225,7 @@ class _Pass:
                 # This replaces an earlier plan, whose rows are then ignored.
                 self._progress[message.job] = _Progress(message.job, message.num_planned, message.attributes)
                 for note in message.notes:
-                    self._bar.write(f"note: {self._new[message.job].path}: {note}", file=sys.stderr)
+                    self._bar.say(f"note: {self._new[message.job].path}: {note}")
             case clip_stream.Clip():
                 video.sent += 1
                 self.receive(self._model.add((video, message.row), video, message.frames))
@@ -245,8 +243,8 @@ class _Pass:
             self._commit_if_finished(video)
         partly = sum(len(video.rows) / video.num_planned for video in self._progress.values() if video.rows)
         clips_back = self._summary.clips + sum(len(video.rows) for video in self._progress.values())
-        self._bar.set_postfix_str(f"{clips_back / max(self._bar.format_dict['elapsed'], 1e-9):.2f} clips/s", refresh=False)
-        self._bar.update(len(self._new) - len(self._progress) + partly - self._bar.n)
+        speed = f"{clips_back / self._bar.elapsed_sec():.2f} clips/s"
+        self._bar.to(len(self._new) - len(self._progress) + partly, speed)
 
     def _commit_if_finished(self, video: _Progress) -> None:
         """Commits a video whose last row is there, and lists it as a failure if something is wrong with it."""
@@ -262,7 +260,7 @@ class _Pass:
             summary.clips += len(video.rows)
         if video.reason:
             summary.failures.append(Failure(str(item.path), video.reason, len(video.rows)))
-            self._bar.write(f"{item.path}: {video.reason} ({len(video.rows)} clips kept)", file=sys.stderr)
+            self._bar.say(f"{item.path}: {video.reason} ({len(video.rows)} clips kept)")
             summary.stopped = self._stop_on_error
 
 
@@ -295,15 +293,6 @@ def _trace(folder: str) -> contextlib.AbstractContextManager[None]:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # it slows down each call
     return jax.profiler.trace(folder, profiler_options=options)
-
-
-def _progress_bar(total: int) -> tqdm.tqdm:
-    return tqdm.tqdm(
-        total=total,
-        desc="extract",
-        bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} videos [{elapsed}<{remaining}{postfix}]",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
 
 
 def _check_same_metadata(item: video_list.Video, done: features.Attributes) -> None:
