@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import requests
-import tqdm
 
-from tsp_jax.system import errors, files
+from tsp_jax.system import errors, files, progress
 
 # Several times the largest released file. A server that sends more is not sending a checkpoint.
 MAX_BYTES = 2 * 1024**3
@@ -157,23 +156,15 @@ def _receive(url: str, part: Path) -> None:
             raise DownloadError(f"{url} has {total:,} bytes, more than the {MAX_BYTES:,} of any released file; check the URL")
 
         received = start
-        progress = tqdm.tqdm(
-            total=total,
-            initial=start,
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            desc=part.stem,
-            disable=None,  # no bar in a log file
-        )
-        with progress, part.open("ab" if start else "wb") as file:
+        shown = progress.Progress(part.stem, None if total is None else total / 1e6, "MB", done=start / 1e6)
+        with shown, part.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 received += len(chunk)
                 if received > MAX_BYTES:
                     part.unlink()
                     raise DownloadError(f"{url} has more than {MAX_BYTES:,} bytes, more than any released file; check the URL")
                 file.write(chunk)
-                progress.update(len(chunk))
+                shown.to(received / 1e6)
             file.flush()
             os.fsync(file.fileno())
     # A server may send less than the rest of the file, and urllib3 1 accepts a cut body as whole.

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from tsp_jax import features, global_features
-from tsp_jax.system import cli, errors
+from tsp_jax.system import cli, errors, progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +22,8 @@ def _work(options: argparse.Namespace) -> int:
     run: features.Attributes = {}
     if Path(options.output).exists() and Path(options.output).samefile(options.features):
         raise features.FeatureFileError(f"--output {options.output} is the file of --features; name another")
-    for name in tqdm.tqdm(features.names(options.features), "gvf", unit="video", disable=None):
+    names = features.names(options.features)
+    for name in progress.each(names, "gvf", len(names)):
         item = features.read(options.features, name)
         run = item.attributes
         try:

@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tqdm
-
 from data_builders import measurement
 from tsp_jax import groundtruth, video_list
-from tsp_jax.system import cli, cpu, errors
+from tsp_jax.system import cli, cpu, errors, progress
 from tsp_jax.video import scanning
 
 
@@ -32,7 +30,7 @@ def _work(options: argparse.Namespace) -> int:
     with cli.resumable("nothing is written"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
             jobs = pool.map(lambda item: _measure_listed(item, root), videos)
-            for item, result in zip(videos, tqdm.tqdm(jobs, "metadata", len(videos), unit="video", disable=None), strict=True):
+            for item, result in zip(videos, progress.each(jobs, "metadata", len(videos)), strict=True):
                 if isinstance(result, str):
                     failed.append(f"{item.path}: {result}")
                     continue

@@ -9,9 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import tqdm
-
 from data_builders import shards
+from tsp_jax.system import progress
 
 
 def run_on_processes(tasks: Sequence[shards.Shard], workers: int) -> None:
@@ -30,11 +29,11 @@ def run_on_processes(tasks: Sequence[shards.Shard], workers: int) -> None:
     stop = context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(to_do)) or 1, context, _begin_worker, (stop,))
     try:
-        with _bar(tasks) as bar:
+        with _progress(tasks) as bar:
             jobs = {pool.submit(_write_unless_stopped, shard): shard for shard in to_do}
             for job in concurrent.futures.as_completed(jobs):
                 job.result()
-                bar.update(jobs[job].num_frames)
+                bar.advance(jobs[job].num_frames)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise shards.BuildError(
             "a worker died (killed, or out of memory); finished shards are kept: run the command again, with fewer --workers "
@@ -63,13 +62,13 @@ def run_on_beam(tasks: Sequence[shards.Shard], runner: str, options: Sequence[st
         raise shards.BuildError("--beam_runner needs Apache Beam: pip install 'tsp_jax[beam]'") from error
     to_do = [shard for shard in tasks if not shard.done()]
     finished = threading.Event()
-    with _bar(tasks) as bar:
+    with _progress(tasks) as bar:
 
         def watch() -> None:
             waiting = {shard.note: shard for shard in to_do}
             while waiting and not finished.wait(1):
                 for note in [note for note, shard in waiting.items() if shard.done()]:
-                    bar.update(waiting.pop(note).num_frames)
+                    bar.advance(waiting.pop(note).num_frames)
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -111,8 +110,8 @@ def _write_unless_stopped(shard: shards.Shard) -> None:
     shards.write_shard(shard, lambda: not _stop.is_set())
 
 
-def _bar(tasks: Sequence[shards.Shard]) -> tqdm.tqdm:
-    """Returns a progress bar that counts the frames of all shards, including those that are done."""
+def _progress(tasks: Sequence[shards.Shard]) -> progress.Progress:
+    """Returns the progress, which counts the frames of all shards, including those that are done."""
     done = sum(shard.num_frames for shard in tasks if shard.done())
     total = sum(shard.num_frames for shard in tasks)
-    return tqdm.tqdm(desc="build", total=total, initial=done, unit="frame", unit_scale=True, disable=None)
+    return progress.Progress("build", total, "frames", done=done)

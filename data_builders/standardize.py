@@ -9,10 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tqdm
-
 from tsp_jax import video_list
-from tsp_jax.system import cli, cpu, errors, files, tables
+from tsp_jax.system import cli, cpu, errors, files, progress, tables
 from tsp_jax.video import scanning, writing
 
 FPS = 30  # the original's frame rate, in which its ground truth counts frames
@@ -42,7 +40,7 @@ def _work(options: argparse.Namespace) -> int:
     with cli.resumable("finished videos are kept; run the command again to go on"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
             jobs = pool.map(lambda path: _standardize_listed(path, targets[path], root, options.crf, failures), to_do)
-            for frames in tqdm.tqdm(jobs, "standardize", len(to_do), unit="video", disable=None):
+            for frames in progress.each(jobs, "standardize", len(to_do)):
                 num_frames += frames
         rows = failures.close()
     for filename, outcome, reason in rows:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Float, UInt8
 
-from tsp_jax.system import cli, cpu, files
+from tsp_jax.system import cli, cpu, files, progress
 from tsp_jax.video import writing
 
 # Each class is a way to move that looks the same in a mirror, because training mirrors clips. The same shapes do all of
@@ -58,7 +57,7 @@ def _work(options: argparse.Namespace) -> None:
         # We spawn processes, because drawing holds Python's lock, and a fork of a process with threads may hang.
         with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
             made = map(write, to_do, paths) if options.workers == 1 else pool.map(write, to_do, paths)
-            frames = sum(tqdm.tqdm(made, "synthetic", len(to_do), unit="video", disable=None))
+            frames = sum(progress.each(made, "synthetic", len(to_do)))
         _write_json(output / "annotations.json", annotations(scripts))
     length_sec = sum(item.num_frames for item in scripts) / FPS
     acting_sec = sum((act.end - act.start) / FPS for item in scripts for act in item.acts)

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-import tqdm
 
 from data_builders import measurement, row_checks
 from tsp_jax import groundtruth
-from tsp_jax.system import cli, cpu, errors
+from tsp_jax.system import cli, cpu, errors, progress
 from tsp_jax.video import scanning
 
 
@@ -95,7 +94,7 @@ def check_files(
             by_file[row.value.filename].append((row.line, row.value))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         jobs = pool.map(lambda item: list(_file_findings(folder, *item)), by_file.items())
-        for found in tqdm.tqdm(jobs, "validate", len(by_file), unit="video", disable=None):
+        for found in progress.each(jobs, "validate", len(by_file)):
             yield from found
 
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tqdm
 
 from tsp_jax import features
-from tsp_jax.system import cli, files
+from tsp_jax.system import cli, files, progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +68,7 @@ def export(path: str | Path, folder: str | Path, kind: str) -> int:
     folder = Path(folder)
     videos = features.names(path)
     files.make_folder(folder)
-    for name in tqdm.tqdm(videos, unit="video", disable=None):
+    for name in progress.each(videos, "export", len(videos)):
         rows = features.read(path, name).features
         with files.replacing(folder / f"{name}.{kind}") as temporary, open(temporary, "wb") as stream:
             np.save(stream, rows) if kind == "npy" else pickle.dump(rows, stream)

@@ -15,11 +15,11 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import tqdm
 from jaxtyping import Bool, Float32, Int64
 
 from tsp_jax import clip_times, features, groundtruth, linear_probe, predictions, version, video_list
 from tsp_jax.report import figures, training_section, video_section
+from tsp_jax.system import progress
 from tsp_jax.video import scanning
 
 SAMPLED_CLIPS = 50_000  # the projection and the probe are of about as many at most, evenly from all videos
@@ -144,7 +144,7 @@ def of_features(options: argparse.Namespace) -> Page:
     colours = {label: place for place, label in enumerate(page.classes[: len(figures.COLOURS)])}
 
     samples = [Sample(model, page.classes, SAMPLED_CLIPS // len(every_name)) for model in page.models]
-    for name in tqdm.tqdm(every_name, desc="videos", unit="video", disable=None):
+    for name in progress.each(every_name, "report", len(every_name)):
         by_model = {}
         for model, sample in zip(page.models, samples, strict=True):
             if name in model.videos:

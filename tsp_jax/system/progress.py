@@ -105,7 +105,8 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text, file=file or sys.stderr)
         else:
-            self._last_line = time.monotonic()
+            if self._sparse:
+                self._last_line = time.monotonic()
             print(text, file=file or sys.stderr, flush=True)
 
     def close(self) -> None:
