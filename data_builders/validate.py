@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-
 from data_builders import measurement, row_checks
 from tsp_jax import groundtruth
 from tsp_jax.system import cli, cpu, errors, progress

@@ -34,6 +34,7 @@ class Progress:
 
     Attributes:
       done: how much of the work is done, in units.
+      has_bar: whether it is a bar.
     """
 
     def __init__(self, what: str, total: float | None, unit: str, *, done: float = 0, sparse: bool = False):
@@ -50,7 +51,8 @@ class Progress:
         self._done_before, self._began, self._shown = done, time.monotonic(), ""
         self._last_line, self._last_tenth = self._began, self._tenth()
         self._ended, self._bar = threading.Event(), None
-        if sys.stderr.isatty():
+        self.has_bar = sys.stderr.isatty()
+        if self.has_bar:
             known = "{l_bar}{bar}| {n_fmt}/{total_fmt} UNIT [{elapsed}<{remaining}{postfix}]"
             form = (known if total is not None else "{desc}: {n_fmt} UNIT [{elapsed}{postfix}]").replace("UNIT", unit)
             wide = os.get_terminal_size(sys.stderr.fileno()).columns > 0  # a terminal of a script may report none

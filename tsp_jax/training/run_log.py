@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorboardX
-import tqdm
 
-from tsp_jax.system import files
+from tsp_jax.system import files, progress
 
 Line = dict[str, Any]
 
@@ -52,16 +51,12 @@ class Log:
         self._write_results()
         self._file = self._metrics.open("a", encoding="utf-8")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
-        terminal = sys.stderr.isatty()
-        self._bar = (
-            tqdm.tqdm(total=total_steps, initial=step, desc="train", unit="step", dynamic_ncols=True) if terminal else None
-        )
+        self._progress = progress.Progress("train", total_steps, "steps", done=step, sparse=True)
         self._total = total_steps
 
     def advance(self, step: int) -> None:
-        """Moves the progress bar."""
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        """Shows that this many steps are done."""
+        self._progress.to(step)
 
     def train(self, line: Line, shown: str, *, rows_per_sec: float, wait_share: float, seconds_left: float) -> None:
         """Writes what the steps since the line before saw.
@@ -78,12 +73,12 @@ class Log:
             self._events.add_scalar(f"speed/{name}", value, line["step"])
         speed = f"{rows_per_sec:.1f} {self._unit}/s, waiting {wait_share:.0%}"
         rates = " ".join(f"{key.removeprefix('lr_')} {value:.2e}" for key, value in line.items() if key.startswith("lr_"))
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, {speed}, lr {rates}", refresh=False)
+        if self._progress.has_bar:
+            self._progress.to(line["step"], f"loss {line['loss']:.4f}, {speed}, lr {rates}")
         else:
             self.say(
                 f"step {line['step']}/{self._total} epoch {line['epoch']}: loss {line['loss']:.4f}, {shown}, "
-                f"lr {rates}, {speed}, {_duration(seconds_left)} left"
+                f"lr {rates}, {speed}, {progress.duration(seconds_left)} left"
             )
 
     def valid(self, line: Line) -> None:
@@ -98,10 +93,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        self._progress.say(text, sys.stdout)
 
     def sync(self) -> None:
         """Brings the lines to the disk; no checkpoint may know of more than they do.
@@ -115,8 +107,7 @@ class Log:
 
     def close(self) -> None:
         """Closes the files."""
-        if self._bar is not None:
-            self._bar.close()
+        self._progress.close()
         self._file.close()
         self._events.close()
 
@@ -150,9 +141,3 @@ def read(path: Path) -> list[Line]:
 
 def _as_text(line: Line) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
