@@ -21,7 +21,7 @@ HELP = (
 # fmt: off
 EXTENSIONS = frozenset([  # endings of files that are taken for videos without a look into them
     "3g2", "3gp", "asf", "avi", "divx", "f4v", "flv", "gif", "m2t", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpe", "mpeg",
-    "mpg", "mpv", "mts", "ogm", "ogv", "qt", "ts", "vob", "webm", "wmv",
+    "mpg", "mpv", "mts", "mxf", "ogm", "ogv", "qt", "ts", "vob", "webm", "wmv",
 ])
 # fmt: on
 _NEAR = 0.8  # least similarity of a near miss, from 0 to 1

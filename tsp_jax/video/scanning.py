@@ -21,8 +21,7 @@ from tsp_jax.video import containers
 # A video is one plain file: a playlist could send the reader to other files or to the network.
 _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,dv,mxf,ivf,h264,hevc,"
-    "m4v",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,ivf,h264,hevc,m4v",
 }
 MAX_PIXELS = 1 << 26  # pixels in a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # frames in a video: 12 days at 60 fps
