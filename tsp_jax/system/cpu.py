@@ -41,11 +41,15 @@ def split_cpu(rows: int | None = None) -> int:
 
     Returns:
       How many devices a CPU became; 1 where nothing was changed, and where there is a GPU or TPU.
+
+    Raises:
+      RuntimeError: JAX can't start its devices.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.distributed.is_initialized():
         return 1
     devices = min(cores(), _CPU_DEVICES)
-    with contextlib.suppress(RuntimeError):
+    try:
         jax.config.update("jax_num_cpu_devices", devices if rows is None else math.gcd(devices, rows))
-        return jax.local_device_count() if jax.default_backend() == "cpu" else 1
-    return 1
+    except RuntimeError:  # JAX runs already
+        return 1
+    return jax.local_device_count() if jax.default_backend() == "cpu" else 1
