@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Self, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 import tqdm
 
@@ -69,7 +69,7 @@ class Progress:
         else:
             threading.Thread(target=self._print_lines, daemon=True).start()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *error: object) -> None:
