@@ -1,18 +1,16 @@
-"""The list of videos to work on: those in a folder, one file, or those in a metadata CSV, each with its name or its fault."""
+"""The list of videos to work on: those that `--videos` names, or those in a metadata CSV, each with its name or its fault."""
 
 import dataclasses
-import os
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import clips
+from tsp_jax import clips, video_files, video_names
 from tsp_jax.system import tables
 
-EXTENSIONS = frozenset(  # what a folder is searched for
-    ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob", "webm", "wmv"]
-)
+EXTENSIONS = video_names.EXTENSIONS
 METADATA_COLUMNS = ("filename", "fps", "video-frames")
 _MAX_PATHS_SHOWN = 10
 
@@ -22,7 +20,7 @@ class Video:
     """A video file to work on.
 
     Attributes:
-      name: the file's name up to its first dot; the key of its features.
+      name: the key of its features, which follows from the file's name by a rule of `video_names`.
       path: the file.
       fps: frames per second according to the metadata; None if the file itself decides.
       num_frames: number of frames according to the metadata; None if the file itself decides.
@@ -36,33 +34,44 @@ class Video:
     fault: str = ""
 
 
-def list_videos(root: str | Path, metadata_csv: str | Path | None = None) -> list[Video]:
-    """Returns the videos below a folder (sorted by path), the one file, or the videos that a metadata CSV lists, in its order.
+def list_videos(
+    videos: str | Path | Sequence[str | Path],
+    metadata_csv: str | Path | None = None,
+    names: video_names.Rule | None = video_names.DEFAULT,
+    note: Callable[[str], object] = lambda line: None,
+) -> list[Video]:
+    """Returns the videos that `--videos` means, or the videos that a metadata CSV lists, in its order.
 
-    Links to files count; links to folders are not followed.
+    Args:
+      videos: a folder, a file, a glob, `@` with a text file of paths, or several of these, as `video_files.find` explains. With
+        a CSV, the folder of its file names.
+      metadata_csv: a CSV with the columns `METADATA_COLUMNS`.
+      names: the rule by which the files name their features. Videos that it gives one name have a fault. With None the rule is
+        `first_dot`, and such videos are refused.
+      note: is called with each line about files that were passed over.
 
     Raises:
-      OSError: the folder, file or CSV is not there or can't be read, or the folder holds no video.
-      ValueError: the CSV lacks columns, lists nothing or is no CSV, or its root is no folder.
+      OSError: a folder, file or CSV is not there or can't be read, or there is no video.
+      ValueError: the CSV lacks columns, lists nothing or is no CSV, its root is no folder, or `names` is None and two videos
+        would have one name.
     """
-    root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"--videos {root}: no such file or folder")
-    if metadata_csv is not None:
-        if not root.is_dir():
-            raise ValueError(f"--videos {root}: no folder, which it is with --metadata_csv: the root of its filenames")
-        return _refuse_names(_read_metadata(Path(metadata_csv), root))
-    if root.is_file():
-        return _refuse_names([Video(video_name(root), root)])
-    paths = sorted(
-        Path(folder, file)
-        for folder, _, files in os.walk(root, onerror=_raise)
-        for file in files
-        if Path(file).suffix.lower().lstrip(".") in EXTENSIONS
-    )
-    if not paths:
-        raise FileNotFoundError(f"--videos {root}: no video in this folder; looked for {', '.join(sorted(EXTENSIONS))}")
-    return _refuse_names([Video(video_name(path), path) for path in paths])
+    rule = names or video_names.DEFAULT
+    if metadata_csv is None:
+        found = video_files.find(videos)
+        for line in found.notes:
+            note(line)
+        root, listed = found.root, [Video("", path, fault=video_files.picture_fault(path)) for path in found.paths]
+        filenames = [found.filename(path) for path in found.paths]
+    else:
+        root = _metadata_root(videos)
+        filenames, listed = _read_metadata(Path(metadata_csv), root)
+    named = [
+        dataclasses.replace(item, name=video_names.feature_name(filename, rule))
+        for filename, item in zip(filenames, listed, strict=True)
+    ]
+    if names is None:
+        _refuse_shared_names(filenames, named)
+    return _with_name_faults(named)
 
 
 def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
@@ -80,25 +89,40 @@ def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
 
 def video_name(path: Path) -> str:
     """Returns the file's name up to its first dot, as the original names features."""
-    return path.name.split(".")[0]
+    return video_names.feature_name(path)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+# --------------------------------------------------------------------------------------------------------------- metadata
 
 
-def _read_metadata(path: Path, root: Path) -> list[Video]:
+def _metadata_root(videos: str | Path | Sequence[str | Path]) -> Path:
+    paths = [videos] if isinstance(videos, str | Path) else list(videos)
+    root = Path(paths[0])
+    if len(paths) > 1:
+        raise ValueError(
+            f"--videos {' '.join(map(str, paths))}: with --metadata_csv give one folder, the root of its filenames"
+        )
+    if not root.exists():
+        raise FileNotFoundError(f"--videos {root}: no such file or folder")
+    if not root.is_dir():
+        raise ValueError(f"--videos {root}: no folder, which it is with --metadata_csv: the root of its filenames")
+    return root
+
+
+def _read_metadata(path: Path, root: Path) -> tuple[list[str], list[Video]]:
+    """Returns the file names and the videos of a metadata CSV, as yet without names."""
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
-    videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in tables.read_table(path, METADATA_COLUMNS)]
-    if not videos:
+    rows = tables.read_table(path, METADATA_COLUMNS)
+    if not rows:
         raise ValueError(f"{path}: lists no video")
-    return videos
+    videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in rows]
+    return [video_files.relative(item.path, root) for item in videos], videos
 
 
 def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
     filename = row.fields.get("filename", "")
-    name, path = video_name(Path(filename)), root / filename
+    path = root / filename
     try:
         if row.fault:
             raise ValueError(row.fault)
@@ -109,9 +133,9 @@ def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
         fps, frames = clips.check_fps(_number(row, "fps")), _number(row, "video-frames")
         if not (frames.is_integer() and frames >= 0):
             raise ValueError(f"video-frames is a whole number; got {row.fields['video-frames']!r}")
-        return Video(name, path, fps, int(frames))
+        return Video("", video_files.spelled(root, filename), fps, int(frames))
     except ValueError as error:
-        return Video(name, path, fault=f"{where}: {error}")
+        return Video("", path, fault=f"{where}: {error}")
 
 
 def _number(row: tables.TableRow, column: str) -> float:
@@ -121,7 +145,38 @@ def _number(row: tables.TableRow, column: str) -> float:
         raise ValueError(f"{column} is a number; got {row.fields[column]!r}") from error
 
 
-def _refuse_names(videos: list[Video]) -> list[Video]:
+# ------------------------------------------------------------------------------------------------------------------ names
+
+
+def _refuse_shared_names(filenames: Sequence[str], videos: Sequence[Video]) -> None:
+    """Checks that no two videos have the same name.
+
+    Raises:
+      ValueError: two have; the message names both, and the flag that keeps them apart.
+    """
+    first: dict[str, tuple[str, Video]] = {}
+    for filename, item in zip(filenames, videos, strict=True):
+        if item.fault or not item.name:
+            continue
+        other, earlier = first.setdefault(item.name, (filename, item))
+        if earlier.path != item.path:
+            used = [name for name, video in zip(filenames, videos, strict=True) if not video.fault]
+            raise ValueError(
+                f"--names: {earlier.path} and {item.path} would both be named {item.name!r}, the file's name up to its first "
+                f"dot; {_remedy(used, other, filename)}"
+            )
+
+
+def _remedy(filenames: Iterable[str], first: str, second: str) -> str:
+    distinct = set(filenames)
+    for rule in video_names.RULES:
+        if len({video_names.feature_name(filename, rule) for filename in distinct}) == len(distinct):
+            ours = [video_names.feature_name(filename, rule) for filename in (first, second)]
+            return f"pass --names {rule}, which names them {ours[0]!r} and {ours[1]!r}"
+    return "no rule of --names keeps all videos apart, so rename one of each pair, or pass --names to leave such pairs out"
+
+
+def _with_name_faults(videos: list[Video]) -> list[Video]:
     paths = defaultdict(list)
     for item in videos:
         paths[item.name].append(item.path)
@@ -131,14 +186,14 @@ def _refuse_names(videos: list[Video]) -> list[Video]:
 
 def _name_fault(name: str, paths: list[Path]) -> str:
     """Returns the reason why features can't have this name, which the files share; empty if they can."""
-    if not name:
-        return "the file's name begins with a dot, which leaves no name for its features"
+    if name in ("", ".", ".."):
+        return "the file's name begins with a dot, which leaves no name for its features; rename it, or pass --names stem"
     if name != name.encode(errors="replace").decode():
         return "the file's name is not UTF-8, as the names of features are; rename it"
     distinct = list(dict.fromkeys(map(str, paths)))
     if len(distinct) > 1:
         shown = distinct if len(distinct) <= _MAX_PATHS_SHOWN else [*distinct[:_MAX_PATHS_SHOWN], "…"]
-        return f"{len(distinct)} videos share the name {name!r}: {', '.join(shown)}"
+        return f"{len(distinct)} videos share the name {name!r}: {', '.join(shown)}; --names tells them apart"
     if len(paths) > 1:
         return f"listed {len(paths)} times; a video has one row"
     return ""

@@ -42,12 +42,25 @@ def frames_up_to_two(path: Path) -> int:
     return min(count, 2)
 
 
+def is_still_gif(path: Path) -> bool:
+    """Returns whether the file is a GIF of one frame. A file that does not open as a GIF is none."""
+    try:
+        with open(path, "rb") as stream:
+            # Most animations say that they repeat, which saves the look at their frames.
+            return b"NETSCAPE2.0" not in stream.read(_HEAD_BYTES) and frames_up_to_two(path) == 1
+    except (scanning.VideoError, OSError):
+        return False
+
+
 def is_side_file(path: Path) -> bool:
     """Returns whether the file is the half of a file that macOS keeps next to it as `._NAME` on foreign disks."""
-    with open(path, "rb") as stream:
-        return path.name.startswith("._") and stream.read(4) == b"\x00\x05\x16\x07"
+    try:
+        with open(path, "rb") as stream:
+            return path.name.startswith("._") and stream.read(4) == b"\x00\x05\x16\x07"
+    except OSError:
+        return False
 
 
 def _is_text(head: bytes) -> bool:
     """Returns whether bytes are text: no control characters other than white space."""
-    return not any(byte < 9 or 13 < byte < 32 and byte != 27 for byte in head)
+    return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
