@@ -55,7 +55,7 @@ def evenly_spaced(num_frames: int, fps: float, time_base: Fraction, first_pts: i
 
 
 def check_against_simulation(timeline: clips.Timeline, geometry: clips.ClipGeometry, num_frames: int) -> np.ndarray:
-    planned = clips.plan(timeline, geometry, num_frames)
+    planned = clips.plan(timeline, dataclasses.replace(geometry, frame_selection="reference"), num_frames)
     assert planned.dtype == np.int64
     assert planned.shape[1:] == (geometry.clip_len,)
     assert planned.tolist() == simulated(timeline, geometry, num_frames)
@@ -202,7 +202,7 @@ def test_uniform_clips_are_the_plain_grid(fps: float) -> None:
 def test_uniform_clips_are_the_originals_but_for_its_rounding_of_times() -> None:
     """At 15 fps all frames are taken, and a clip begins one frame early where its start in seconds is rounded down."""
     timeline = evenly_spaced(300, 15.0, Fraction(1, 15360))
-    reference = clips.plan(timeline, clips.ClipGeometry(stride=1))
+    reference = clips.plan(timeline, clips.ClipGeometry(stride=1, frame_selection="reference"))
     uniform = clips.plan(timeline, clips.ClipGeometry(stride=1, frame_selection="uniform"))
     assert reference.shape == uniform.shape == (285, 16)
     shift = uniform - reference
@@ -216,7 +216,7 @@ def test_uniform_clips_are_the_originals_but_for_its_rounding_of_times() -> None
 def test_frame_rate_that_is_no_positive_number_is_refused(fps: float) -> None:
     with pytest.raises(ValueError, match="frame rate is a positive number"):
         clips.check_fps(fps)
-    timeline = clips.Timeline(np.arange(50), Fraction(1, 25), fps)
+    timeline = clips.Timeline(np.arange(50), Fraction(1, 25), fps, duration_sec=2.0)
     with pytest.raises(ValueError, match="frame rate is a positive number"):
         clips.plan(timeline, clips.ClipGeometry())
 
@@ -245,4 +245,6 @@ def test_metadata_that_claims_too_much_is_refused_before_memory_is_taken() -> No
     with pytest.raises(ValueError, match="more than 2097152"):
         clips.plan(timeline, clips.ClipGeometry(), num_frames=10**15)
     with pytest.raises(ValueError, match="more than 2097152"):
-        clips.plan(dataclasses.replace(timeline, fps=1e-9), clips.ClipGeometry())
+        clips.plan(dataclasses.replace(timeline, fps=1e-9), clips.ClipGeometry(frame_selection="reference"))
+    with pytest.raises(ValueError, match="more than 2097152"):
+        clips.plan(dataclasses.replace(timeline, duration_sec=1e12), clips.ClipGeometry(), method="time")

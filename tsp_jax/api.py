@@ -20,7 +20,7 @@ class Features:
       array: float32 [n_clips, width], a row for each clip.
       start_sec: float64 [n_clips], the start of each clip in seconds, ascending.
       clip_len_sec: the length of a clip in seconds.
-      geometry: how clips are laid over the video.
+      geometry: how clips are laid over the video; `frame_selection` is the one that was used, `reference` or `uniform`.
       duration_sec: the video's length in seconds.
       damage: the reason why clips are missing; empty if none are.
     """
@@ -97,7 +97,7 @@ def load_encoder(
     clip_len: int = 16,
     frame_rate: float = 15.0,
     stride: int = 16,
-    frame_selection: clips.FrameSelection = "reference",
+    frame_selection: clips.FrameSelection = "auto",
     batch_size: int = 32,
     dtype: str = "float32",
 ) -> VideoEncoder:
@@ -108,7 +108,8 @@ def load_encoder(
       clip_len: frames in a clip.
       frame_rate: frames a second that videos are resampled to.
       stride: resampled frames from one clip's start to the next's.
-      frame_selection: the original's frames (`reference`) or the plain grid (`uniform`).
+      frame_selection: the original's frames (`reference`), those that are shown at the seconds of the grid (`uniform`), or
+        whichever suits the video (`auto`): the original's where the rate is constant and they give every clip.
       batch_size: clips in a batch, for each device.
       dtype: compute precision, `float32` or `bfloat16`; features are always float32.
 

@@ -1,5 +1,7 @@
 """When the clips of extracted features lie in their video, by the attributes that extraction wrote."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int64
 
@@ -8,7 +10,8 @@ from tsp_jax import clips, features
 
 def duration_sec(video: features.VideoFeatures) -> float:
     """Returns the length of the video in seconds."""
-    return float(video.attributes["frames"]) / float(video.attributes["fps"])
+    found = video.attributes
+    return float(found["duration_sec"]) if "duration_sec" in found else float(found["frames"]) / float(found["fps"])
 
 
 def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
@@ -18,8 +21,11 @@ def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], 
       FeatureFileError: the attributes are absent or impossible, as for `clip_numbers`.
     """
     numbers, found = clip_numbers(video), video.attributes
-    grid = clips.resampled(int(found["frames"]), float(found["fps"]), float(found["frame_rate"]))
-    return grid[numbers * int(found["stride"])] / float(found["fps"]), int(found["clip_len"]) / float(found["frame_rate"])
+    rate, clip_len_sec = float(found["frame_rate"]), int(found["clip_len"]) / float(found["frame_rate"])
+    if _is_by_time(found):
+        return numbers * int(found["stride"]) / rate, clip_len_sec
+    grid = clips.resampled(int(found["frames"]), float(found["fps"]), rate)
+    return grid[numbers * int(found["stride"])] / float(found["fps"]), clip_len_sec
 
 
 def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
@@ -41,6 +47,10 @@ def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
             )
         bounds = ranges.ravel()
         last = (len(clips.resampled(frames, fps, rate)) - 1) // stride + 1
+        if _is_by_time(found):
+            last = int(found["clips_planned"])
+            if not (math.isfinite(duration_sec(video)) and 0 <= last <= clips.MAX_RESAMPLED):
+                raise ValueError(f"{last} clips in {duration_sec(video)} s")
         if np.any(np.diff(bounds) < 0) or (len(bounds) and not 0 <= bounds[0] <= bounds[-1] <= last):
             raise ValueError(f"clip_ranges {ranges.tolist()[:3]} of at most {last} clips")
         numbers = np.concatenate([np.arange(*pair) for pair in ranges.tolist()] or [np.zeros(0, np.int64)])
@@ -53,3 +63,8 @@ def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
             "extract it again"
         ) from error
     return numbers
+
+
+def _is_by_time(found: features.Attributes) -> bool:
+    """Whether the rows stand for the seconds k * stride / frame_rate. Version 0.1.0 had `uniform` count frames instead."""
+    return found.get("frame_selection") == "uniform" and "duration_sec" in found

@@ -8,8 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-FrameSelection = Literal["reference", "uniform"]
+FrameSelection = Literal["auto", "reference", "uniform"]
+Method = Literal["reference", "grid", "time"]
 MAX_RESAMPLED = 1 << 21  # 38 hours at 15 fps; what metadata claims is not believed beyond, for a plan takes memory
+_EVEN_FRAMES = 0.25  # how far a timestamp of a constant rate may lie from the even grid, in frames
+_DRIFT_FRAMES, _DRIFT = 1.5, 2e-5  # how far timestamps and rate may part over a video, in frames and relative to its length
+_MARGIN_SEC = 1e-3  # containers with milliseconds round or cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +24,14 @@ class ClipGeometry:
       clip_len: frames in a clip.
       frame_rate: frames a second within a clip; videos are resampled to it.
       stride: resampled frames from one clip's start to the next's.
-      frame_selection: `reference`, the original's frames to the frame, or `uniform`, the plain resampled grid.
+      frame_selection: `reference`, the original's frames to the frame; `uniform`, the frames that are shown at the seconds
+        i / frame_rate; or `auto`, `reference` where the rate is constant and its rule gives every clip, else `uniform`.
     """
 
     clip_len: int = 16
     frame_rate: float = 15.0
     stride: int = 16
-    frame_selection: FrameSelection = "reference"
+    frame_selection: FrameSelection = "auto"
 
     def __post_init__(self):
         if self.clip_len < 1 or self.stride < 1:
@@ -60,40 +65,88 @@ class Timeline:
             object.__setattr__(self, "duration_sec", last + frame)
 
 
-def plan(timeline: Timeline, geometry: ClipGeometry, num_frames: int | None = None) -> Int64[np.ndarray, "n_clips clip_len"]:
+def plan(
+    timeline: Timeline,
+    geometry: ClipGeometry,
+    num_frames: int | None = None,
+    *,
+    start: int | None = None,
+    method: Method | None = None,
+) -> Int64[np.ndarray, "n_clips clip_len"]:
     """Returns the frame numbers of each clip, ascending; a row of -1 is a clip for which the video lacks frames.
 
-    A frame's number is its rank by timestamp. Clips begin in ascending order too, but that the first may begin later where
-    timestamps are negative. A video shorter than one clip gives no rows.
+    A frame's number is its rank by timestamp. Frames repeat within a clip where fewer than `frame_rate` are shown in a second.
+    Clips begin in ascending order too, but that the first may begin later where timestamps are negative. A video shorter than
+    one clip gives no rows.
 
     Args:
       timeline: when the video's frames are shown.
       geometry: how clips are laid over the video.
       num_frames: number of frames as an annotation counts them, which sets the number of clips; None takes the timeline's.
+        Frames that are taken by time are those of the timeline, whatever an annotation counts.
+      start: timestamp of the video's second 0; None takes the first frame's.
+      method: how frames are taken; None takes what `choose` returns.
 
     Raises:
       ValueError: the frame rate is not a positive number, or gives more than `MAX_RESAMPLED` frames.
     Source: TSP (Alwassel et al. 2021), released extraction code over torchvision 0.5's read_video. `uniform` differs: it
       leaves out the rounding of start times to timestamps, which moves some clips by a frame.
     """
-    fps = check_fps(timeline.fps)
-    num_frames = len(timeline.pts) if num_frames is None else num_frames
-    if num_frames * geometry.frame_rate / fps > MAX_RESAMPLED:
-        raise ValueError(
-            f"{num_frames} frames at {fps:g} fps are more than {MAX_RESAMPLED} at {geometry.frame_rate:g} fps; cut the video, "
-            "or mend its metadata"
-        )
-    grid = resampled(num_frames, fps, geometry.frame_rate)
-    first = np.arange(0, max(len(grid) - geometry.clip_len + 1, 0), geometry.stride)
-    if geometry.frame_selection == "uniform":
-        clips = grid[first[:, None] + np.arange(geometry.clip_len)]
-        complete = np.all(clips < len(timeline.pts), axis=1)
-    else:
-        start_sec = grid[first] / fps
-        begin, end = _read_windows(timeline, start_sec, start_sec + geometry.clip_len / geometry.frame_rate)
-        clips = begin[:, None] + _every_step(geometry.clip_len, fps / geometry.frame_rate)
-        complete = np.all(clips < end[:, None], axis=1)
-    return np.where(complete[:, None], clips, -1)
+    method = method or choose(timeline, geometry, start)
+    if method == "time":
+        return _plan_by_time(timeline, geometry, _first_pts(timeline) if start is None else start)
+    return _plan_by_number(timeline, geometry, len(timeline.pts) if num_frames is None else num_frames, method)
+
+
+def choose(timeline: Timeline, geometry: ClipGeometry, start: int | None = None) -> Method:
+    """Returns how the frames of a video are taken: by the original's rule, from the plain resampled grid, or by time.
+
+    The plain grid is what `uniform` means where the rate is constant: the frames by time without the container's rounding.
+
+    Args:
+      timeline: when the video's frames are shown, by the file itself.
+      geometry: how clips are laid over the video.
+      start: timestamp of the video's second 0; None takes the first frame's.
+
+    Raises:
+      ValueError: as for `plan`.
+    """
+    if geometry.frame_selection == "reference":
+        return "reference"
+    if not is_constant(timeline):
+        return "time"
+    if geometry.frame_selection == "auto":
+        planned = _plan_by_number(timeline, geometry, len(timeline.pts), "reference")
+        if np.all(planned >= 0):
+            return "reference"
+    first = _first_pts(timeline)
+    late_sec = 0.0 if start is None else abs(float((first - start) * timeline.time_base))
+    return "grid" if late_sec <= _EVEN_FRAMES / timeline.fps + _MARGIN_SEC else "time"
+
+
+def is_constant(timeline: Timeline) -> bool:
+    """Whether the frames are evenly spaced at `fps`.
+
+    Timestamps may lie a quarter of a frame from an even grid, as those of phones do, or as far as their time base rounds. The
+    first and the last frame may lie up to a frame further away, as at cuts. Over the whole video, rate and timestamps may part
+    by 1.5 frames or 0.002 % of the length, whichever is more: containers round the rate.
+    """
+    fps, pts = check_fps(timeline.fps), timeline.pts
+    frames = (pts - _first_pts(timeline)).astype(np.float64) * (float(timeline.time_base) * fps)  # timestamps in frames
+    units = 1 / (fps * float(timeline.time_base))  # of the time base, in a frame
+    rounding = 0.0 if abs(units - round(units)) < 1e-6 else 1 / units
+    allowed = max(_EVEN_FRAMES, rounding)
+    inner = frames[1:-1] if len(frames) >= 4 else frames
+    if len(inner) < 2:
+        return timeline.duration_sec * fps <= len(pts) + _DRIFT_FRAMES  # a picture may be shown for long
+    line = np.linspace(inner[0], inner[-1], len(inner))
+    away = inner - line
+    span = inner[-1] - inner[0]
+    return bool(
+        (away.max() - away.min()) / 2 <= allowed
+        and abs(len(inner) - 1 - span) <= max(_DRIFT_FRAMES, _DRIFT * span)
+        and max(frames[1] - frames[0], frames[-1] - frames[-2]) <= 2 + allowed
+    )
 
 
 def check_fps(fps: float) -> float:
@@ -116,6 +169,51 @@ def resampled(num_frames: int, fps: float, frame_rate: float) -> Int64[np.ndarra
     if step.is_integer():
         return np.arange(0, num_frames, int(step), dtype=np.int64)
     return _every_step(int(num_frames * (frame_rate / fps)), step)
+
+
+def _plan_by_number(
+    timeline: Timeline, geometry: ClipGeometry, num_frames: int, method: Method
+) -> Int64[np.ndarray, "n_clips clip_len"]:
+    fps = check_fps(timeline.fps)
+    if num_frames * geometry.frame_rate / fps > MAX_RESAMPLED:
+        raise ValueError(
+            f"{num_frames} frames at {fps:g} fps are more than {MAX_RESAMPLED} at {geometry.frame_rate:g} fps; cut the video, "
+            "or mend its metadata"
+        )
+    grid = resampled(num_frames, fps, geometry.frame_rate)
+    first = _first_of_clips(len(grid), geometry)
+    if method == "grid":
+        clips = grid[first[:, None] + np.arange(geometry.clip_len)]
+        complete = np.all(clips < len(timeline.pts), axis=1)
+    else:
+        start_sec = grid[first] / fps
+        begin, end = _read_windows(timeline, start_sec, start_sec + geometry.clip_len / geometry.frame_rate)
+        clips = begin[:, None] + _every_step(geometry.clip_len, fps / geometry.frame_rate)
+        complete = np.all(clips < end[:, None], axis=1)
+    return np.where(complete[:, None], clips, -1)
+
+
+def _plan_by_time(timeline: Timeline, geometry: ClipGeometry, start: int) -> Int64[np.ndarray, "n_clips clip_len"]:
+    """The last frames shown at or before the seconds (k * stride + j) / frame_rate after `start`; the first one before it."""
+    margin_sec = float(timeline.time_base) / 2 + _MARGIN_SEC
+    steps = (timeline.duration_sec + margin_sec) * geometry.frame_rate
+    if not steps <= MAX_RESAMPLED:
+        raise ValueError(
+            f"{timeline.duration_sec:.0f} s are more than {MAX_RESAMPLED} frames at {geometry.frame_rate:g} fps; cut the "
+            "video, or mend its timestamps"
+        )
+    grid = np.arange(int(steps)) / geometry.frame_rate
+    shown_sec = (timeline.pts - start).astype(np.float64) * float(timeline.time_base)
+    shown = np.maximum(np.searchsorted(shown_sec, grid + margin_sec, side="right") - 1, 0).astype(np.int64)
+    return shown[_first_of_clips(len(grid), geometry)[:, None] + np.arange(geometry.clip_len)]
+
+
+def _first_of_clips(count: int, geometry: ClipGeometry) -> Int64[np.ndarray, " n_clips"]:
+    return np.arange(0, max(count - geometry.clip_len + 1, 0), geometry.stride)
+
+
+def _first_pts(timeline: Timeline) -> int:
+    return int(timeline.pts[0]) if len(timeline.pts) else 0
 
 
 def _every_step(count: int, step: float) -> Int64[np.ndarray, " count"]:

@@ -16,6 +16,7 @@ from tsp_jax.system import timing
 from tsp_jax.video import containers, decoding, scanning
 
 _NEVER = np.iinfo(np.int64).max
+_REMEDY = "use --frame_selection auto, or make the rate constant first with `python -m data_builders.standardize`"
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
 
 
@@ -154,11 +155,22 @@ def _read_scanned(
     preprocessing: transforms.Preprocessing,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
-    timeline = scan.timeline if item.fps is None else dataclasses.replace(scan.timeline, fps=item.fps)
-    num_frames = len(timeline.pts) if item.num_frames is None else item.num_frames
-    plan = clips.plan(timeline, geometry, num_frames)
-    attributes = {"fps": timeline.fps, "frames": num_frames, "clips_planned": len(plan)}
-    yield Opened(job, len(plan), attributes, _notes(scan, item))
+    timeline, start = scan.timeline, scan.start or None
+    method = clips.choose(timeline, geometry, start)
+    num_frames = len(timeline.pts)
+    if method != "time":  # by the file's own clock metadata counts for nothing
+        timeline = timeline if item.fps is None else dataclasses.replace(timeline, fps=item.fps)
+        num_frames = num_frames if item.num_frames is None else item.num_frames
+    plan = clips.plan(timeline, geometry, num_frames, start=start, method=method)
+    attributes = {
+        "fps": timeline.fps,
+        "frames": num_frames,
+        "duration_sec": timeline.duration_sec if method == "time" else num_frames / timeline.fps,
+        "frame_selection": "reference" if method == "reference" else "uniform",
+        "clips_planned": len(plan),
+        "frames_by": "time" if method == "time" else "number",
+    }
+    yield Opened(job, len(plan), attributes, _notes(scan, item, geometry, method))
 
     whole = plan[:, 0] >= 0
     needed = np.zeros(len(timeline.pts), bool)
@@ -200,15 +212,34 @@ def _assemble(
         own.end(timing.ASSEMBLE)
 
 
-def _notes(scan: scanning.Scan, item: video_list.Video) -> tuple[str, ...]:
-    notes = []
+def _notes(scan: scanning.Scan, item: video_list.Video, geometry: clips.ClipGeometry, method: clips.Method) -> tuple[str, ...]:
+    notes, timeline = list(scan.notes), scan.timeline
     if scan.rotation_deg:
         notes.append(f"players turn this video by {scan.rotation_deg} degrees; like the original, features see it as stored")
-    if not scan.dated:
+    if not scan.dated and not scan.notes:
         notes.append("the file gives its frames no times; they are taken to be evenly spaced")
-    if item.fps is not None and abs(item.fps - scan.timeline.fps) > 0.01 * scan.timeline.fps:
-        notes.append(f"the metadata says {item.fps:g} fps, the file {scan.timeline.fps:g}; the metadata is used")
+    if method == "reference" and geometry.frame_selection == "reference" and not clips.is_constant(timeline):
+        notes.append(
+            f"{_oddity(scan)}, so rows of --frame_selection reference may show other seconds than they stand for; {_REMEDY}"
+        )
+    if method == "time" and geometry.frame_selection == "auto":
+        notes.append(f"{_oddity(scan)}; its frames are taken by their times")
+    fps_differs = item.fps is not None and abs(item.fps - timeline.fps) > 0.01 * timeline.fps
+    if method == "time" and (fps_differs or item.num_frames not in (None, len(timeline.pts))):
+        notes.append(
+            f"the metadata says {item.num_frames} frames at {item.fps:g} fps, the file {len(timeline.pts)} at "
+            f"{timeline.fps:g} on average; the file is used"
+        )
+    elif fps_differs:
+        notes.append(f"the metadata says {item.fps:g} fps, the file {timeline.fps:g}; the metadata is used")
     return tuple(notes)
+
+
+def _oddity(scan: scanning.Scan) -> str:
+    """Returns what is odd in the file's clock, as the beginning of a sentence."""
+    if not clips.is_constant(scan.timeline):
+        return "its frame rate is uneven"
+    return f"its clock starts at {float(scan.timeline.pts[0] * scan.timeline.time_base):.2f} s"
 
 
 def _reason(
@@ -223,17 +254,14 @@ def _reason(
     """Returns the reason why a video gave fewer clips than its length promises; empty if it is whole and undamaged."""
     if not len(plan):
         seconds = geometry.clip_len / geometry.frame_rate
-        return f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {seconds:.3f} s"
-    reasons = []
+        reasons = [f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {seconds:.3f} s"]
+        return "; ".join([*reasons, scan.fault] if scan.fault else reasons)
+    reasons = [scan.fault] if scan.fault else []
     unplanned = int(np.count_nonzero(plan[:, 0] < 0))
     if num_frames > len(timeline.pts):
         reasons.append(f"the metadata says {num_frames} frames, the file has {len(timeline.pts)}")
     elif unplanned:
-        first_sec = float(timeline.pts[0] * timeline.time_base)
-        reasons.append(
-            f"{unplanned} of {len(plan)} clips find too few frames in their time (an uneven frame rate, or a first frame at "
-            f"{first_sec:.2f} s); make the rate constant first, or use --frame_selection uniform"
-        )
+        reasons.append(f"{_oddity(scan)}: {unplanned} of {len(plan)} clips find too few frames in their time; {_REMEDY}")
     lost = given < len(plan) - unplanned
     if (lost or num_frames == len(timeline.pts)) and (missing := containers.missing_bytes(scan.path)):
         reasons.append(f"the file is cut off: its headers promise {missing} more bytes")

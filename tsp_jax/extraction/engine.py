@@ -95,6 +95,8 @@ def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> fe
     """Returns the attributes that all features of a run share, as they are stored with the features."""
     return {
         **dataclasses.asdict(settings.geometry),
+        # What was asked for. Each video has what was done as its own attribute `frame_selection`.
+        "frame_selection_flag": settings.geometry.frame_selection,
         "decoder": settings.decoder,
         "dtype": settings.dtype,
         "checkpoint": checkpoint.origin.source,
@@ -301,6 +303,8 @@ def _check_same_metadata(item: video_list.Video, done: features.Attributes) -> N
     Raises:
       FeatureFileError: one of them differs.
     """
+    if done.get("frames_by") == "time":  # the metadata had no part in it
+        return
     for name, value in (("fps", item.fps), ("frames", item.num_frames)):
         if value is not None and value != done[name]:
             raise features.FeatureFileError(

@@ -20,8 +20,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add(
         "--frame_selection",
         choices=get_args(clips.FrameSelection),
-        default="reference",
-        help="which frames a clip holds: those that the original takes, or those of the plain grid",
+        default="auto",
+        help="which frames a clip holds: those that the original takes (reference), those shown at its seconds (uniform), or "
+        "the original's where the frame rate is constant and they give every clip, else those shown at its seconds (auto)",
     )
     add("--batch_size", type=cli.positive_int, default=32, help="clips in a batch for each device; a CPU is one device")
     add(

@@ -28,6 +28,7 @@ FeatureFileError = hdf5.FeatureFileError
 _CHUNK_BYTES = 1 << 19
 # The attributes that make features comparable. Names and versions may differ.
 _IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256")
+_FLAG = "frame_selection_flag"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -239,13 +240,26 @@ def unfinished(output: Path) -> int:
 
 
 def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: str, remedy: str) -> None:
-    different = [
-        f"{key}: {found.get(key, 'absent')} there, {expected.get(key, 'absent')} {whose}"
+    expected, found = _as_asked(expected), _as_asked(found)
+    keys = [
+        key
         for key in _IDENTITY
         if not np.array_equal(found.get(key), expected.get(key))  # type: ignore (any value, from any file)
     ]
-    if different:
-        raise FeatureFileError(f"{where} was made otherwise:\n  " + "\n  ".join(different) + f"\n{remedy}")
+    if not keys:
+        return
+    different = [f"{key}: {found.get(key, 'absent')} there, {expected.get(key, 'absent')} {whose}" for key in keys]
+    if keys == ["frame_selection"] and found["frame_selection"] in ("auto", "reference", "uniform"):
+        remedy = f"pass --frame_selection {found['frame_selection']} to go on as it began, or {remedy}"
+    raise FeatureFileError(f"{where} was made otherwise:\n  " + "\n  ".join(different) + f"\n{remedy}")
+
+
+def _as_asked(attributes: Attributes) -> Attributes:
+    """Returns the attributes with the frame selection that was asked for, in place of the one that suited a video."""
+    asked = attributes.get(_FLAG, attributes.get("frame_selection"))
+    if _FLAG not in attributes and asked == "uniform":
+        asked = "uniform by frame number, as version 0.1.0 took it"
+    return {**attributes, "frame_selection": asked}
 
 
 def _parts_folder(output: Path) -> Path:
