@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    startup.prepare_jax()
+    startup.prepare_jax(options.device)
     if options.profile is not None:
         Path(options.profile).mkdir(parents=True, exist_ok=True)
     videos = video_list.list_videos(options.videos, options.metadata_csv)
@@ -62,6 +62,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the HDF5 file to write")
     flags.add_settings(parser)
+    startup.add_device(parser)
     add("--num_shards", type=cli.positive_int, default=1, help="number of parts that the list of videos is divided into")
     add("--shard_id", type=int, default=0, help="the part to do, from 0")
     add("--on_error", choices=["skip", "stop"], default="skip", help="what to do after a video that fails")

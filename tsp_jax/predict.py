@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    startup.prepare_jax()
+    startup.prepare_jax(options.device)
     model = weights.open_any(options.checkpoint)
     tasks = clip_scores.head_tasks(model, options.head)
     labels = clip_scores.action_labels(model, tasks, options.labels)
@@ -99,6 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--gvf_checkpoint", help="the encoder whose clips are pooled: the one that training started from")
     add("--gvf_features", help="with --features: features of the same videos by that encoder")
     flags.add_settings(parser)
+    startup.add_device(parser)
     add("--overwrite", action="store_true", help="delete the features next to the output first")
     options = parser.parse_args(arguments)
     if options.top_classes > predictions.MAX_TOP_CLASSES:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from tsp_jax import config
-from tsp_jax.system import cli, compilation, cpu, malloc, sharding
+from tsp_jax.system import cli, compilation, malloc, sharding, startup
 from tsp_jax.training import (
     encoder_task,
     interruption,
@@ -61,13 +61,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add("--workdir", required=True, metavar="DIR", help="the run's folder, for its checkpoints and metrics")
     add("--eval_only", action="store_true", help="only evaluate the workdir's last checkpoint, or the recipe's start weights")
+    startup.add_device(parser)
     several = parser.add_argument_group(
         "several processes",
-        "On TPU pods and under SLURM they find each other; elsewhere each process is started with these flags",
+        "On TPU pods and under SLURM they find each other; elsewhere each process is started with the first three flags",
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="the address of process 0")
-    several.add_argument("--num_processes", type=cli.positive_int, help="the number of processes")
+    several.add_argument("--num_processes", type=cli.positive_int, help="the number of processes; 1 alone looks for no others")
     several.add_argument("--process_id", type=cli.non_negative_int, help="this process's number, from 0")
+    several.add_argument(
+        "--join_timeout_sec",
+        type=cli.positive_int,
+        default=processes.JOIN_TIMEOUT_SEC,
+        metavar="SECONDS",
+        help=f"how long to wait for the others at the start ({processes.JOIN_TIMEOUT_SEC})",
+    )
     options, rest = parser.parse_known_args(arguments)
     options.changes, rest = [], list(rest)
     while rest:
@@ -88,8 +96,11 @@ def _work(options: argparse.Namespace, *, tasks: Mapping[str, task.Kind], stop: 
         with interruption.explained(stop):
             name, recipe = read_recipe(options.config, options.changes, tasks)
             kind = tasks[name]
-            processes.start_processes(options.coordinator, options.num_processes, options.process_id)
-            cores = cpu.split_cpu(kind.rows_per_device(recipe))
+            startup.choose_device(options.device)
+            processes.start_processes(
+                options.coordinator, options.num_processes, options.process_id, timeout_sec=options.join_timeout_sec
+            )
+            cores = startup.start_devices(options.device, kind.rows_per_device(recipe))
             finished = run(name, kind, recipe, Path(options.workdir), stop, cores=cores, eval_only=options.eval_only)
             return 0 if finished else 130
     except sums.NotFiniteError as error:
@@ -134,7 +145,7 @@ def run(
       recipe: the recipe.
       workdir: the run's folder.
       stop: is asked after every step whether the run has to end.
-      cores: how many CPU devices count as one, from `cpu.split_cpu`.
+      cores: how many CPU devices count as one, from `startup.start_devices`.
       eval_only: whether to evaluate once and stop.
 
     Raises:
@@ -144,8 +155,8 @@ def run(
     """
     mesh = sharding.make_mesh(cores=cores)
     devices = mesh.shape[sharding.DATA]
-    device = mesh.devices.flat[0].device_kind + (f", {cores} cores" if cores > 1 else "")
-    processes.say(f"devices: {devices} ({device}); processes: {jax.process_count()}")
+    several = f"; {jax.process_count()} processes" if processes.are_several() else ""
+    processes.say(startup.describe_devices(jax.devices(), cores) + several)
     data, content = kind.open_data(recipe), {"task": name, **dataclasses.asdict(recipe)}
     with contextlib.ExitStack() as stack:
         if not eval_only:

@@ -2,18 +2,40 @@
 
 import os
 import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from tsp_jax.system import errors
+
 HEARTBEAT_SEC = 60  # a process that has not been heard of for so long ends the others
+JOIN_TIMEOUT_SEC = 60  # the default of how long a process waits for the others at the start
+_NOTICE_SEC = 1.0  # a longer wait is announced
+_HEAD_START_SEC = 5  # the coordinator waits longer than the others, because JAX crashes where it disappears
+_NEVER_SEC = 100_000  # JAX's own limit, which would end the process by a crash
+_ALONE = "to start alone, pass --num_processes 1"
 
 
-def start_processes(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+class JoinError(errors.UserError):
+    """The other processes of the run have not come in time, or the coordinator can't be started or reached."""
+
+    exit_status = 1
+
+
+def start_processes(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_sec: int = JOIN_TIMEOUT_SEC,
+) -> None:
     """Joins this process to the others of its run; a process that runs alone is left as it is.
 
-    Call it before any other use of JAX.
+    Call it before any other use of JAX, in the main thread.
 
     Without arguments JAX looks for a cluster: TPU pods, Kubernetes, Open MPI, and SLURM, where it expects one task a device
     (`srun --ntasks-per-node`). Processes on CPUs talk through gloo. When one dies, JAX ends the others with a message, after
@@ -21,25 +43,80 @@ def start_processes(coordinator: str | None = None, num_processes: int | None = 
 
     Args:
       coordinator: the `host:port` of process 0, the same for all. With it the other two arguments are needed too.
-      num_processes: the number of processes.
+      num_processes: the number of processes; 1 without the other two arguments looks for no cluster.
       process_id: this process's number, from 0.
+      timeout_sec: how long to wait for the others, in seconds.
 
     Raises:
-      ValueError: some of the three arguments are given, and not all.
+      ValueError: some of the three arguments are given, and not all; or a cluster's variables can't be used.
+      JoinError: the others have not come in time, or the coordinator can't be started or reached.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if missing == ["coordinator", "process_id"] and num_processes == 1:
+        return
     if 0 < len(missing) < len(given):
         raise ValueError(f"a run of several processes needs coordinator, num_processes and process_id; {missing} not given")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not missing:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SEC)
-    elif os.environ.get("SLURM_NTASKS") != "1":  # for a single task, JAX would take the first device alone
+        _join(f"process {process_id} of {num_processes} at {coordinator}", tuple(given.values()), timeout_sec)
+    elif "1" not in (os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_TASKS")):
+        # For a single task, JAX would take the first device alone. In a step of its own, SLURM_NTASKS may be that of the job.
         try:
-            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SEC)
+            _join(_place_in_cluster(os.environ), (), timeout_sec)
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):  # JAX's words for: no cluster
-                raise
+                raise ValueError(f"the variables of a cluster can't be used ({error}); {_ALONE}") from error
+
+
+def _join(who: str, addresses: tuple[Any, ...], timeout_sec: int) -> None:
+    """Joins the other processes, in a thread: JAX waits in C++, where no signal is heeded and a wait in vain ends by a crash.
+
+    Raises:
+      JoinError: the others have not come in time, or the coordinator can't be started or reached.
+    """
+    visible = jax.config.values["jax_cuda_visible_devices"]
+    chosen = {} if visible == "all" else {"local_device_ids": [int(number) for number in visible.split(",")]}
+    failure: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            jax.distributed.initialize(
+                *addresses,
+                initialization_timeout=_NEVER_SEC,
+                heartbeat_timeout_seconds=HEARTBEAT_SEC,
+                **chosen,
+            )
+        except Exception as error:
+            failure.append(error)
+
+    joining = threading.Thread(target=initialize, daemon=True)
+    joining.start()
+    joining.join(_NOTICE_SEC)
+    if joining.is_alive():
+        print(f"{who} waits for the others, for at most {timeout_sec} s; {_ALONE}", file=sys.stderr, flush=True)
+        head_start = 0 if who.startswith("process 0 ") else min(_HEAD_START_SEC, timeout_sec / 5)
+        joining.join(max(timeout_sec - _NOTICE_SEC - head_start, 0))
+    if joining.is_alive():
+        raise JoinError(
+            f"{who} has waited {timeout_sec} s for the others in vain; start all of them within that time (srun starts "
+            f"SLURM's tasks), or raise --join_timeout_sec; {_ALONE}"
+        )
+    if failure and isinstance(failure[0], jax.errors.JaxRuntimeError):
+        raise JoinError(f"{who} can't join the others ({errors.first_line(failure[0])}); {_ALONE}") from failure[0]
+    if failure:
+        raise failure[0]
+
+
+def _place_in_cluster(environment: Mapping[str, str]) -> str:
+    """Returns which process of how many this is, and whose variables say so."""
+    for cluster, number, count in (
+        ("SLURM", "SLURM_PROCID", "SLURM_NTASKS"),
+        ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ):
+        if number in environment and count in environment:
+            return f"process {environment[number]} of {environment[count]} (by {cluster}'s variables {number} and {count})"
+    return "this process of a cluster"
 
 
 def leave(status: int) -> int:
