@@ -14,9 +14,10 @@ import pytest
 
 from tsp_jax import checkpoints, features, input_pipeline, predictions, weights
 from tsp_jax.features import __main__ as features_command
+from tsp_jax.training import run_log
 
 ROOT = Path(__file__).parents[1]
-FILES = ROOT / "tests" / "written_by_0_1_0" / "files.tar.gz"
+FILES = ROOT / "tests" / "written_by_0_1_0"
 RECORDS = "records/video_folder/jpeg/1.0.0"
 # These hashes were computed with version 0.1.0.
 FEATURES = "ae2b9a12fc3f8c569e30320407cdedfdfa27f3958a5b34c2f83a9131a8f780e7"
@@ -29,12 +30,24 @@ TRAIN = (
     "--config.init.checkpoint=start --config.init.heads=kept --config.data.batch_size=4 --config.data.clips_per_segment=1 "
     "--config.optim.epochs=1 --config.optim.milestones=1 --config.optim.fc_lr=0"
 )
+# The network and the flags are those of written_by_0_1_0/make_unfinished.py.
+NARROW = (
+    "import sys, train_driver; from tsp_jax import train; "
+    "train_driver.TINY.update(stem_widths=(2, 2), widths=(2, 2, 2, 12)); train_driver.register(); sys.exit(train.main())"
+)
+UNFINISHED = (
+    "--workdir unfinished --config.data.folder=records/video_folder/jpeg/1.0.0 --config.model.backbone=tiny "
+    "--config.model.label_counts=2, --config.init.checkpoint=random --config.data.batch_size=4 "
+    "--config.data.clips_per_segment=8 --config.optim.epochs=1 --config.optim.milestones=1 --config.run.log_every_steps=5 "
+    "--config.run.checkpoint_every_steps=2"
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with tarfile.open(FILES) as archive:
-        archive.extractall(tmp_path, filter="data")
+    for path in FILES.glob("*.tar.gz"):
+        with tarfile.open(path) as archive:
+            archive.extractall(tmp_path, filter="data")
     return tmp_path
 
 
@@ -101,3 +114,23 @@ def test_workdir_is_evaluated_to_the_numbers_in_its_log(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert result.strip() in done.stdout
     assert (folder / "run" / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.slow
+def test_unfinished_run_goes_on_to_the_numbers_of_0_1_0(folder: Path) -> None:
+    """Version 0.1.0 stopped the run after step 3 of 8, between two lines of the log, and finished a copy of it itself."""
+    workdir = folder / "unfinished"
+    assert (workdir / "metrics.jsonl").read_bytes() == b""
+    command = [sys.executable, "-c", NARROW, "--config", str(ROOT / "configs" / "synthetic_tac.py"), *UNFINISHED.split()]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "weights: those after step 3 of 8" in done.stdout
+    found, expected = (run_log.read(path / "metrics.jsonl") for path in (workdir, folder / "finished"))
+    assert [list(line) for line in found] == [list(line) for line in expected]
+    for line, old in zip(found, expected, strict=True):
+        assert (line["split"], line["step"], line["epoch"]) == (old["split"], old["step"], old["epoch"])
+        # The bits are equal on the machine that wrote the files; other processors round otherwise in each step.
+        for key in {"loss", "grad_norm"} & old.keys():
+            assert line[key] == pytest.approx(old[key], rel=1e-3), (line["split"], line["step"], key)
+    assert (workdir / "best" / "about" / "metadata").is_file()
