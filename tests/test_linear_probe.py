@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsp_jax import features, groundtruth, linear_probe
+from tsp_jax import features, groundtruth, linear_probe, probe
 
 FRAMES, FPS = 900, 30.0  # 30 s
 CLIP_SEC = 16 / 15
@@ -56,10 +56,9 @@ def test_probe_is_at_chance_where_nothing_tells(tmp_path: Path) -> None:
     fitted, table = write(tmp_path, "train", [f"a{i}" for i in range(40)], 0.0)
     held_out, test_table = write(tmp_path, "test", [f"b{i}" for i in range(40)], 0.0)
     pairs = [
-        linear_probe.labelled_clips(path, groundtruth.read_groundtruth(csv))
-        for path, csv in ((fitted, table), (held_out, test_table))
+        probe.labelled_clips(path, groundtruth.read_groundtruth(csv)) for path, csv in ((fitted, table), (held_out, test_table))
     ]
-    found = linear_probe.score(*pairs[0], *pairs[1])
+    found = probe.score(*pairs[0], *pairs[1])
     # About 2,000 clips: the deviation of a share is 1.1 %.
     assert found.held_out == pytest.approx(0.5, abs=0.04)
     assert found.held_out == (found.action + found.background) / 2
@@ -68,7 +67,7 @@ def test_probe_is_at_chance_where_nothing_tells(tmp_path: Path) -> None:
 def test_clips_across_a_border_are_left_out(tmp_path: Path) -> None:
     missing = range(20, 24)
     path, table = write(tmp_path, "train", ["a"], 1.0, missing)
-    found, acting = linear_probe.labelled_clips(path, groundtruth.read_groundtruth(table))
+    found, acting = probe.labelled_clips(path, groundtruth.read_groundtruth(table))
     starts = np.array([k * 8 / 15 for k in range(55) if k not in missing])
     inside = [
         (start, index % 2 == 1)
@@ -86,7 +85,7 @@ def test_clips_across_a_border_are_left_out(tmp_path: Path) -> None:
 def test_both_classes_weigh_the_same() -> None:
     draw = np.random.default_rng(0)
     inputs = np.concatenate([draw.normal(1, 1, (3000, 1)), draw.normal(-1, 1, (100, 1))])
-    weight, bias = linear_probe.fit(inputs, np.arange(3100) < 3000)
+    weight, bias = probe.fit(inputs, np.arange(3100) < 3000)
     # In the middle, where one that counts clips would be at -1.7: log(30) / 2 from it.
     assert weight[0] > 1 and abs(bias / weight[0]) < 0.25
 

@@ -16,7 +16,7 @@ import pytest
 
 import browser
 import media
-from tsp_jax import clip_segments, features, groundtruth, linear_probe, predictions
+from tsp_jax import clip_segments, features, groundtruth, predictions, probe
 from tsp_jax.report import __main__ as report
 from tsp_jax.report import video_section
 
@@ -187,8 +187,8 @@ def test_every_image_decodes_and_has_a_text(parsed: Parsed):
 def test_numbers_are_those_of_the_probe_on_other_videos(folder: Path, parsed: Parsed):
     # Of the videos with ground truth, the first and third by name are fitted on, the second and fourth are measured.
     usable = sorted(NAMES[:4])
-    fitted, measured = (linear_probe.labelled_clips(folder / "one.h5", truth(names)) for names in (usable[::2], usable[1::2]))
-    found = linear_probe.score(*fitted, *measured)
+    fitted, measured = (probe.labelled_clips(folder / "one.h5", truth(names)) for names in (usable[::2], usable[1::2]))
+    found = probe.score(*fitted, *measured)
     assert 0.5 < found.held_out < 1
     for value in (found.held_out, found.action, found.background, found.train):
         assert f"{100 * value:.1f} %" in parsed.text
@@ -211,11 +211,11 @@ def test_predictions_and_training_are_told(parsed: Parsed):
 def test_what_does_not_belong_or_is_spoiled_is_noted(folder: Path, parsed: Parsed):
     text = parsed.text
     assert f"(video 'd'): 1 of {len(STARTS)} clips hold NaN or infinity, the first is row 3" in text
-    assert re.search(r"1 video of \S+truth.csv have no features, and are left out: elsewhere", text)
-    assert re.search(r"1 video of \S+predictions.json have no features, and are left out: unknown", text)
-    assert re.search(r"1 video have no segments in \S+truth.csv: e", text)
+    assert re.search(r"1 video of \S+truth.csv without features, left out: elsewhere", text)
+    assert re.search(r"1 video of \S+predictions.json without features, left out: unknown", text)
+    assert re.search(r"1 video without segments in \S+truth.csv: e", text)
     assert re.search(r"c\.mp4: .*no frames of it are shown", text)
-    assert "3 videos have no file in" in text
+    assert "3 videos without a file in" in text
 
 
 def test_bars_and_matrix_lie_where_the_times_say(folder: Path):
@@ -265,8 +265,8 @@ def test_a_probe_fitted_on_videos_that_the_page_leaves_out(folder: Path, tmp_pat
     output = tmp_path / "r.html"
     given = ["--features", str(folder / "one.h5"), "--groundtruth", str(folder / "truth.csv"), "--output", str(output)]
     assert report.main([*given, "--probe_groundtruth", str(tmp_path / "fit.csv")]) == 0
-    fit, measured = (linear_probe.labelled_clips(folder / "one.h5", truth(names)) for names in (["a", "e"], NAMES[1:4]))
-    found = linear_probe.score(*fit, *measured)
+    fit, measured = (probe.labelled_clips(folder / "one.h5", truth(names)) for names in (["a", "e"], NAMES[1:4]))
+    found = probe.score(*fit, *measured)
     assert f"{100 * found.held_out:.1f} % balanced accuracy, {found.clips} clips" in capsys.readouterr().out
     text = Parsed(output.read_text(encoding="utf-8")).text
     assert f"{100 * found.held_out:.1f} %" in text and f"{len(fit[0])} clips of 2 videos" in text

@@ -6,6 +6,7 @@ clips in two dimensions, how well a linear probe separates actions from backgrou
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def _work(options: argparse.Namespace) -> int:
     with cli.resumable(f"{options.output} is not written"):
         shown = page.of_features(options) if options.features else page.Page(title="Training curves")
         if options.metrics:
-            shown.training = training_section.read(options.metrics)
+            shown = dataclasses.replace(shown, training=training_section.read(options.metrics))
         text = page.render(shown)
         with files.replacing(options.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
