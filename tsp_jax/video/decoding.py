@@ -16,6 +16,9 @@ from tsp_jax.video import decord_frames, h264, scanning
 
 Decoder = Literal["pyav", "decord"]
 DECODERS: tuple[str, ...] = get_args(Decoder)
+# File formats that lead exactly to a key frame, and how many frames before the first needed one make it worth while.
+_SEEKABLE, _WORTH_SEEKING = frozenset({"mp4", "matroska", "mpegts"}), 100
+_SEEK_MARGIN_SEC = {"mp4": 0, "matroska": 0, "mpegts": 10}  # MPEG-TS has no index: a key frame has to be found on the way
 _REORDER_WINDOW = 17  # one more than the deepest reordering that H.264 and HEVC allow
 
 
@@ -67,6 +70,7 @@ class Reader:
         self.decoded, self.damage, self.misdated = 0, "", False
         self._laps = own or timing.Laps()
         self._dropped: int | None = 0  # packets that the decoder was not given; None if it must be given all
+        self._may_seek, self._sought = True, False
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         remaining, last = int(np.count_nonzero(self.needed)), -1
@@ -83,6 +87,9 @@ class Reader:
                         remaining, last = remaining - 1, number
                         if not remaining:
                             return
+                if self._sought:  # read the file from its start, where nothing depends on key frames
+                    self._may_seek, self.decoded, self.damage, self.misdated = False, 0, "", False
+                    continue
                 self.misdated = not self.damage
                 return
             except _DecodedInPartError:
@@ -119,7 +126,7 @@ class Reader:
             held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
             damaged: list[int] = []  # places of errors since the last key frame
             is_droppable, place = self._droppable(stream), -1
-            for packet, error in scanning.packets(container, stream):
+            for packet, error in self._packets(container, stream):
                 if packet is not None and not error and is_droppable(packet):
                     self._dropped = (self._dropped or 0) + 1
                     continue
@@ -154,6 +161,27 @@ class Reader:
                         yield held.popleft()[1:]
             for _, index, frame in held:
                 yield index, frame
+
+    def _packets(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[av.Packet | None, str]]:
+        """Yields the packets as `scanning.packets` does, from a key frame before the first needed frame where that is exact."""
+        pts, first = self.video.timeline.pts, int(np.argmax(self.needed))
+        name = next((name for name in self.video.container.split(",") if name in _SEEKABLE), "")
+        self._sought = self._may_seek and first >= _WORTH_SEEKING and bool(name) and self.video.dated
+        packets = scanning.packets(container, stream)
+        if not self._sought:
+            yield from packets
+            return
+        margin = round(_SEEK_MARGIN_SEC[name] / self.video.timeline.time_base)
+        container.seek(max(int(pts[0]), int(pts[first]) - margin), stream=stream, backward=True)
+        for packet, error in packets:
+            if packet is None or (packet.is_keyframe and packet.pts is not None):
+                if packet is None or packet.pts > pts[first]:
+                    return  # no key frame came in time: the pass ends, and another begins at the start
+                yield packet, error
+                break
+        yield from packets
 
     def _droppable(self, stream: av.VideoStream) -> Callable[[av.Packet], bool]:
         """Returns a function that says whether a packet can be dropped: its frame is not needed, nor referred to by another.
