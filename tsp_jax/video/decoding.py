@@ -1,6 +1,7 @@
 """One forward pass over a video that decodes the frames asked for and leaves out those that damage reaches."""
 
 import collections
+import contextlib
 import heapq
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal, get_args
@@ -38,6 +39,8 @@ class Reader:
     Attributes:
       decoded: number of frames that the decoder gave so far.
       damage: the reason why frames were left out; empty if none were.
+      end: number after that of the last frame that the decoder gave, damaged or not; a frame that comes between an error that
+        the decoder can't pass over and the next key frame does not count. After a pass over the whole file, its length.
       misdated: whether frames came at other times than the scan promised although nothing is damaged, as with codecs that
         have hidden frames or two packets a frame. The frames given so far are then of no use; `scanning.rescan` finds the
         true times.
@@ -67,66 +70,65 @@ class Reader:
         if decoder == "decord":
             decord_frames.check(video)
         self.video, self.needed, self.decoder = video, needed, decoder
-        self.decoded, self.damage, self.misdated = 0, "", False
+        self.decoded, self.damage, self.end, self.misdated = 0, "", 0, False
         self._laps = own or timing.Laps()
         self._dropped: int | None = 0  # packets that the decoder was not given; None if it must be given all
         self._may_seek, self._sought = True, False
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        remaining, last = int(np.count_nonzero(self.needed)), -1
         to_rgb = _rgb_converter() if self.decoder == "pyav" else decord_frames.to_rgb
+        with contextlib.closing(self.frames()) as frames:
+            for number, frame in frames:
+                self._laps.end(timing.DECODE)
+                pixels = to_rgb(frame)
+                self._laps.end(timing.CONVERT)
+                yield number, pixels
+
+    def frames(self) -> Generator[tuple[int, Any], None, None]:
+        """Yields (frame number, frame) as iteration does, but each frame as the decoder gives it."""
+        remaining, last = int(np.count_nonzero(self.needed)), -1
         while remaining:
             frames = self._pyav() if self.decoder == "pyav" else self._decord()
             try:
                 for number, frame in _in_order(frames):
                     if self.needed[number] and number > last:
-                        self._laps.end(timing.DECODE)
-                        pixels = to_rgb(frame)
-                        self._laps.end(timing.CONVERT)
-                        yield number, pixels
+                        yield number, frame
                         remaining, last = remaining - 1, number
                         if not remaining:
                             return
-                if self._sought:  # read the file from its start, where nothing depends on key frames
-                    self._may_seek, self.decoded, self.damage, self.misdated = False, 0, "", False
-                    continue
                 self.misdated = not self.damage
                 return
             except _DecodedInPartError:
                 # Which frames an error costs depends on what the decoder held. So begin again, and give it every packet.
-                self.decoded, self._dropped = 0, None
+                self.decoded, self.end, self._dropped = 0, 0, None
             finally:
                 frames.close()
                 self._laps.end(timing.DECODE)
 
     def _pyav(self) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """Yields the number of each intact frame, in the decoder's order, with the frame, or None if it is not needed."""
-        pts = self.video.timeline.pts
-        for index, frame in self._intact_frames():
-            number = index
-            if self.video.dated:
-                number = int(np.searchsorted(pts, frame.pts)) if frame.pts is not None else len(pts)
-            elif self.damage:
-                return  # a frame may be lost, and the order alone does not show which
-            if number >= len(pts) or (self.video.dated and pts[number] != frame.pts):
+        for number, frame in self._intact_frames():
+            if number is None:
                 self.misdated = not self.damage
                 return
             yield number, frame if self.needed[number] else None
 
-    def _intact_frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yields each frame that no error reaches, with its place in the order in which the decoder gives frames.
+    def _intact_frames(self) -> Iterator[tuple[int | None, av.VideoFrame]]:
+        """Yields each frame that no error reaches, with its number, or None if the scan does not know such a frame.
 
         An error spoils the frames that are decoded after it, up to the next key frame. Some of them are shown earlier. So a
         frame is held back until every frame decoded before it has come out and is known to be intact.
         """
         with scanning.open_container(self.video.path) as container:
-            stream = scanning.first_stream(container)
+            stream = scanning.video_stream(container)
             # By timestamp, each packet whose frame has not come out: its place in decoding order, whether it is a key frame.
             awaited: dict[int | None, tuple[int, bool]] = {}
-            held: collections.deque[tuple[int, int, av.VideoFrame]] = collections.deque()
+            held: collections.deque[tuple[int, int | None, av.VideoFrame]] = collections.deque()
             damaged: list[int] = []  # places of errors since the last key frame
+            broken: list[int] = []  # those among them that cost the decoder a frame
             is_droppable, place = self._droppable(stream), -1
-            for packet, error in self._packets(container, stream):
+            number_of = _Numbers(self.video)
+            for packet, error in scanning.packets(container, stream, self.video.packet_pts):
                 if packet is not None and not error and is_droppable(packet):
                     self._dropped = (self._dropped or 0) + 1
                     continue
@@ -139,10 +141,11 @@ class Reader:
                 except av.error.FFmpegError as decoding_error:
                     error = error or scanning.reason_of(decoding_error)
                     # The original's read ends here. What the decoder holds is left out, though it may be intact.
-                    damaged += [decoded_at for decoded_at, _ in awaited.values()]
+                    broken += [decoded_at for decoded_at, _ in awaited.values()]
                 if error:
                     self._note_damage(error)
-                    damaged.append(place)
+                    broken.append(place)
+                    damaged += broken
                 # A packet whose frame does not come out within the deepest reordering shows no frame.
                 awaited = {pts: entry for pts, entry in awaited.items() if entry[0] > place - 2 * _REORDER_WINDOW}
                 for frame in frames:
@@ -154,34 +157,17 @@ class Reader:
                         held = collections.deque(entry for entry in held if entry[0] < decoded_at)
                     elif is_key and frame.key_frame:
                         damaged = [error_at for error_at in damaged if error_at >= decoded_at]
+                        broken = [error_at for error_at in broken if error_at >= decoded_at]
+                    number = number_of(frame, decoded_at, is_key and frame.key_frame, bool(broken))
+                    if number is not None and decoded_at < min(broken, default=place + 1):
+                        self.end = max(self.end, number + 1)
                     if decoded_at < min(damaged, default=place + 1):
-                        held.append((decoded_at, self.decoded - 1, frame))
+                        held.append((decoded_at, number, frame))
                     earliest, _ = min(awaited.values(), default=(place + 1, False))
                     while held and (held[0][0] < earliest or len(held) > _REORDER_WINDOW):
                         yield held.popleft()[1:]
-            for _, index, frame in held:
-                yield index, frame
-
-    def _packets(
-        self, container: av.container.InputContainer, stream: av.VideoStream
-    ) -> Iterator[tuple[av.Packet | None, str]]:
-        """Yields the packets as `scanning.packets` does, from a key frame before the first needed frame where that is exact."""
-        pts, first = self.video.timeline.pts, int(np.argmax(self.needed))
-        name = next((name for name in self.video.container.split(",") if name in _SEEKABLE), "")
-        self._sought = self._may_seek and first >= _WORTH_SEEKING and bool(name) and self.video.dated
-        packets = scanning.packets(container, stream)
-        if not self._sought:
-            yield from packets
-            return
-        margin = round(_SEEK_MARGIN_SEC[name] / self.video.timeline.time_base)
-        container.seek(max(int(pts[0]), int(pts[first]) - margin), stream=stream, backward=True)
-        for packet, error in packets:
-            if packet is None or (packet.is_keyframe and packet.pts is not None):
-                if packet is None or packet.pts > pts[first]:
-                    return  # no key frame came in time: the pass ends, and another begins at the start
-                yield packet, error
-                break
-        yield from packets
+            for _, number, frame in held:
+                yield number, frame
 
     def _droppable(self, stream: av.VideoStream) -> Callable[[av.Packet], bool]:
         """Returns a function that says whether a packet can be dropped: its frame is not needed, nor referred to by another.
@@ -218,6 +204,32 @@ class Reader:
                 yield number, frame if self.needed[number] else None
         except decord_frames.DecordError as error:
             self._note_damage(str(error))
+
+
+class _Numbers:
+    """The numbers of a video's frames, which are asked for in the order in which the decoder gives the frames."""
+
+    def __init__(self, video: scanning.Scan):
+        self.pts, self.dated = video.timeline.pts, video.dated
+        self.next, self.latest, self.counted = 0, -1, True
+
+    def __call__(self, frame: av.VideoFrame, decoded_at: int, is_key: bool, broken: bool) -> int | None:
+        """Returns the frame's number; None if the video has no such frame, or if it can't be known.
+
+        Without timestamps frames are counted. An error that costs frames ends that, up to a key frame that is shown when all
+        packets before it have shown their frames, so that its number is its place.
+        """
+        if self.dated:
+            number = int(np.searchsorted(self.pts, frame.pts)) if frame.pts is not None else len(self.pts)
+            return number if number < len(self.pts) and self.pts[number] == frame.pts else None
+        if broken:
+            self.counted = False
+        elif is_key and not self.counted and decoded_at > self.latest:
+            self.next, self.counted = decoded_at, True
+        self.latest = max(self.latest, decoded_at)
+        number = self.next if self.counted and self.next < len(self.pts) else None
+        self.next += 1
+        return number
 
 
 def _in_order(frames: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
