@@ -34,7 +34,7 @@ def _work(options: argparse.Namespace) -> int:
             damaged.append(f"{name}: {item.attributes['damage']}")
     if not vectors:
         raise features.FeatureFileError(f"{options.features}: no video with features; extract some first")
-    origin = {key: run[key] for key in ("checkpoint", "checkpoint_sha256", "stride") if key in run}
+    origin = {key: run[key] for key in ("checkpoint", "checkpoint_sha256", "stride", "names") if key in run}
     try:
         global_features.write(options.output, vectors, {"pool": options.pool, **origin})
     except OSError as error:

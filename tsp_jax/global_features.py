@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from tsp_jax import video_names
 from tsp_jax.features import hdf5
 from tsp_jax.system import files
 
@@ -43,12 +44,13 @@ def write(path: str | Path, vectors: Mapping[str, Float32[np.ndarray, " f"]], at
       attributes: how they were made, as attributes of the file.
     """
 
+    naming = attributes.get(hdf5.NAMING, video_names.DEFAULT)
+
     def fill(file: hdf5.File) -> None:
         hdf5.set_attributes(file, attributes)
         for name, vector in sorted(vectors.items()):
-            file.create_dataset(
-                name, data=vector.astype(hdf5.DTYPE), chunks=vector.shape, compression="gzip", compression_opts=9
-            )
+            key, data = hdf5.key(name, naming), vector.astype(hdf5.DTYPE)
+            file.create_dataset(key, data=data, chunks=vector.shape, compression="gzip", compression_opts=9)
 
     with files.replacing(path) as temporary:
         temporary.write_bytes(hdf5.packed(fill))

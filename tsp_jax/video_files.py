@@ -6,6 +6,7 @@ paths, one a line.
 
 import dataclasses
 import glob
+import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tsp_jax import video_names
+from tsp_jax.system import texts
 from tsp_jax.video import sniffing
 
 # fmt: off
@@ -215,13 +217,10 @@ def _fixed_parts(pattern: Path) -> Iterator[str]:
 
 def _take_list(search: _Search, path: Path, flag: str) -> Path:
     where = f"{flag} @{path}"
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: no such file; expected a text file of paths, one a line")
-    content = path.read_bytes()
-    if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{where}: expected a text file of paths, one a line; the file holds zero bytes")
-    # PowerShell writes UTF-16. Names of files may be any bytes.
-    text = content.decode("utf-16") if b"\0" in content else os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))
+    with texts.opened(path, f"{flag} @FILE expected a text file of paths, one a line") as stream:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files may be any bytes
+        text = stream.read()
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:

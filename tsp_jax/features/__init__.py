@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
+from tsp_jax import video_names
 from tsp_jax.features import hdf5
 from tsp_jax.system import errors, files
 
@@ -27,7 +28,7 @@ FeatureFileError = hdf5.FeatureFileError
 
 _CHUNK_BYTES = 1 << 19
 # The attributes that make features comparable. Names and versions may differ.
-_IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256")
+_IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256", hdf5.NAMING)
 _FLAG = "frame_selection_flag"
 
 
@@ -67,7 +68,7 @@ def read(path: str | Path, name: str) -> VideoFeatures:
     """
     path = Path(path)
     with hdf5.reading(path) as file:
-        if "/" in name or file.get(name, getlink=True) is None:
+        if hdf5.find(file, name) is None:
             raise FeatureFileError(f"{path} has no video {name!r}; `python -m tsp_jax.features info {path}` lists them")
         dataset = hdf5.clip_dataset(file, name, path)
         return VideoFeatures(name, dataset[()], hdf5.attributes(dataset))
@@ -81,6 +82,16 @@ def names(path: str | Path) -> list[str]:
     """
     with hdf5.reading(Path(path)) as file:
         return hdf5.names(file)
+
+
+def naming(path: str | Path) -> video_names.Rule:
+    """Returns the rule by which video files named the videos of a feature file.
+
+    Raises:
+      FeatureFileError: the file is absent or no feature file.
+    """
+    with hdf5.reading(Path(path)) as file:
+        return hdf5.naming(file)
 
 
 def contents(path: str | Path) -> Contents:
@@ -147,11 +158,13 @@ class Writer:
         """Writes one video to disk, as float32 whatever its precision. After this returns, a kill can't lose it."""
         part = self._parts / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.h5"
         attributes = {**self.run, **attributes}
+        naming = attributes.get(hdf5.NAMING, video_names.DEFAULT)
         rows = max(1, min(len(features), _CHUNK_BYTES // max(1, features.shape[1] * hdf5.DTYPE.itemsize)))
 
         def fill(file: hdf5.File) -> None:
+            hdf5.set_attributes(file, {hdf5.NAMING: naming})
             dataset = file.create_dataset(
-                name, data=features.astype(hdf5.DTYPE), chunks=(rows, features.shape[1]), compression="gzip"
+                hdf5.key(name, naming), data=features.astype(hdf5.DTYPE), chunks=(rows, features.shape[1]), compression="gzip"
             )
             hdf5.set_attributes(dataset, attributes)
 
@@ -255,11 +268,11 @@ def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: 
 
 
 def _as_asked(attributes: Attributes) -> Attributes:
-    """Returns the attributes with the frame selection that was asked for, in place of the one that suited a video."""
+    """Returns the attributes with the frame selection that was asked for, not that of a video, and with the rule of names."""
     asked = attributes.get(_FLAG, attributes.get("frame_selection"))
     if _FLAG not in attributes and asked == "uniform":
         asked = "uniform by frame number, as version 0.1.0 took it"
-    return {**attributes, "frame_selection": asked}
+    return {**attributes, "frame_selection": asked, hdf5.NAMING: attributes.get(hdf5.NAMING, video_names.DEFAULT)}
 
 
 def _parts_folder(output: Path) -> Path:
@@ -292,9 +305,12 @@ def _write_joined(owner: Mapping[str, Path], output: Path, run: Attributes) -> N
     if needed > free:  # checked first, because HDF5 crashes the process if a write fails
         reason = f"{os.strerror(errno.ENOSPC)}: joining takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
         raise OSError(errno.ENOSPC, reason, str(output))
+    naming = run.get(hdf5.NAMING, video_names.DEFAULT)
     with hdf5.replacing(output) as joined:
         hdf5.set_attributes(joined, {**run, "format_version": FORMAT_VERSION})
         for path, names_there in itertools.groupby(sorted(owner), key=owner.__getitem__):
             with hdf5.reading(path) as file:
                 for name in names_there:
-                    file.copy(hdf5.clip_dataset(file, name, path), joined, name)  # copies chunks without unpacking them
+                    file.copy(
+                        hdf5.clip_dataset(file, name, path), joined, hdf5.key(name, naming)
+                    )  # copies chunks without unpacking them

@@ -7,6 +7,7 @@ gzip's, or reserves more memory than the bytes on disk can fill.
 import contextlib
 import io
 import math
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tsp_jax import video_names
 from tsp_jax.system import errors, files
 
 FORMAT_VERSION = 1
 DTYPE = np.dtype(np.float32)
+NAMING = "names"  # the attribute that says by which rule of `video_names` the videos are named
 # The format of HDF5 1.10 (2016): unlike the older default it has checksums, and room for attributes of more than 64 kB.
 _VERSIONS = ("v110", "v110")
 _MAX_GZIP_RATIO = 1100  # Deflate packs at most 1032 to 1, so a header that claims more lies.
@@ -56,9 +59,44 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise FeatureFileError(f"{path}: not a file of features, or a damaged one ({error}); make it again") from error
 
 
+def naming(file: h5py.File) -> video_names.Rule:
+    """Returns the rule by which files named the videos. Files that do not say so have the original's rule.
+
+    Raises:
+      FeatureFileError: the file names a rule that is not known here.
+    """
+    rule = _attribute(file, NAMING) if NAMING in file.attrs else video_names.DEFAULT
+    if rule not in video_names.RULES:
+        raise FeatureFileError(
+            f"{file.filename}: names by the rule {rule!r}; this tsp_jax knows {', '.join(video_names.RULES)}"
+        )
+    return rule
+
+
 def names(file: h5py.File) -> list[str]:
-    """Returns the names of the datasets, sorted."""
-    return sorted(map(str, file))
+    """Returns the names of the videos, sorted, in Unicode's composed form where no two names become one."""
+    found, rule = [], naming(file)
+    for key in map(str, file):
+        name = key.replace("%2F", "/").replace("%25", "%") if rule == "path" else key
+        if rule == "path" and {"", ".", ".."} & set(name.split("/")):
+            raise FeatureFileError(f"{file.filename}: {name!r} is no relative path; not a file of features")
+        composed = video_names.composed(name)
+        found.append(name if composed != name and find(file, composed) != key else composed)
+    return sorted(found)
+
+
+def key(name: str, rule: str) -> str:
+    """Returns the name of a video's dataset. By the rule `path`, it holds `%2F` for `/`, which makes groups in HDF5."""
+    return name.replace("%", "%25").replace("/", "%2F") if rule == "path" else name
+
+
+def find(file: h5py.File, name: str) -> str | None:
+    """Returns the name of a video's dataset in a file; None if the file has none of this name."""
+    own = key(name, naming(file))
+    for text in dict.fromkeys([own, unicodedata.normalize("NFD", own)]):  # files of version 0.1.0 have names of both forms
+        if text and "/" not in text and file.get(text, getlink=True) is not None:
+            return text
+    return None
 
 
 def clip_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
@@ -68,9 +106,7 @@ def clip_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
       FeatureFileError: it is not such a dataset, does not lie in this file alone, has a filter other than gzip, or claims more
         numbers than its bytes on disk can hold.
     """
-    # The link is checked before it is followed, because it could lead to another file.
-    plain = "/" not in name and isinstance(file.get(name, getlink=True), h5py.HardLink)
-    dataset = file[name] if plain else None
+    dataset = _linked(file, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype != DTYPE or dataset.ndim != 2:
         raise FeatureFileError(f"{path}: {name!r} is not a float32 [n_clips, width] dataset; not a file of features")
     created = dataset.id.get_create_plist()
@@ -91,8 +127,7 @@ def vector_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     Raises:
       FeatureFileError: it is not such a dataset, does not lie in this file, or is too large.
     """
-    plain = isinstance(file.get(name, getlink=True), h5py.HardLink)
-    dataset = file[name] if plain else None
+    dataset = _linked(file, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype != DTYPE or dataset.ndim != 1:
         raise FeatureFileError(f"{path}: {name!r} is not a float32 [width] dataset; not a file of global features")
     if dataset.external or dataset.is_virtual or len(dataset) > _MAX_VECTOR:
@@ -138,6 +173,12 @@ def replacing(path: Path) -> Iterator[h5py.File]:
     """
     with files.replacing(path) as temporary, h5py.File(temporary, "w", libver=_VERSIONS) as file:
         yield file
+
+
+def _linked(file: h5py.File, name: str) -> Any:
+    """Returns what a name leads to within the file, or None. A link that could lead to another file is not followed."""
+    own = find(file, name)
+    return file[own] if own is not None and isinstance(file.get(own, getlink=True), h5py.HardLink) else None
 
 
 def _attribute(item: h5py.File | h5py.Dataset, key: str) -> Any:
