@@ -1,0 +1,46 @@
+"""Segments as columns of numbers: what scores and analyses of detections compute with."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from tsp_jax.system import errors
+
+
+class EvaluationError(errors.UserError):
+    """Detections can't be scored. The message says what was expected, what was found, where, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segments:
+    """Annotated instances, detections, proposals or labels of videos: one row each, in the order of their file.
+
+    Attributes:
+      video: int64 [n], the number of each row's video.
+      label: int64 [n], the number of each row's class.
+      start_sec: float64 [n], the starts in seconds.
+      end_sec: float64 [n], the ends in seconds. A file may hold an end before its start.
+      score: float64 [n], the confidences, higher is better; of any range. Annotated instances have 1.
+    """
+
+    video: Int64[np.ndarray, " n"]
+    label: Int64[np.ndarray, " n"]
+    start_sec: Float64[np.ndarray, " n"]
+    end_sec: Float64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def take(self, rows: np.ndarray) -> "Segments":
+        """Returns the rows that a mask or an array of row numbers chooses."""
+        return Segments(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+def make(video: object, label: object, start_sec: object, end_sec: object, score: object = None) -> Segments:
+    """Returns segments made of five sequences of one length; without scores, each row has 1."""
+    columns = [np.asarray(values, np.int64) for values in (video, label)]
+    columns += [np.asarray(values, np.float64) for values in (start_sec, end_sec)]
+    score = np.ones(len(columns[0])) if score is None else np.asarray(score, np.float64)
+    return Segments(*columns, score)
