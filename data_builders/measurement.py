@@ -1,10 +1,13 @@
 """Measures a video file by decoding it."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from tsp_jax import groundtruth
-from tsp_jax.video import scanning
+from tsp_jax.video import decoding, scanning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,17 +16,22 @@ class Measurement:
 
     Attributes:
       metadata: the video's length, frame rate and number of frames.
-      damage: the error that stopped the decoder before the end; empty if there was none.
+      notes: what is odd in the file but read rightly.
+      fault: what of the file can't be given right; empty if nothing.
+      damage: the first error of the decoder; empty if there was none.
     """
 
     metadata: groundtruth.VideoMetadata
+    notes: tuple[str, ...]
+    fault: str
     damage: str
 
 
 def measure(path: Path, filename: str) -> Measurement:
     """Returns the metadata of a video file, which is decoded from beginning to end.
 
-    The frames before the first decoding error count; in an intact file these are all frames. The duration is
+    The video's frames, and when each is shown, are those that extraction finds. Where frames can't be decoded at the end, the
+    video ends with the last frame that can; those before it count whether they are damaged or not. The duration is
     frames / fps, whatever the container says.
 
     Args:
@@ -32,11 +40,22 @@ def measure(path: Path, filename: str) -> Measurement:
 
     Raises:
       VideoError: the file is missing, is no video, or has no frame that decodes.
-    Source: TSP's released metadata; fps is the stream's average rate.
+    Source: TSP's released metadata, which counts the frames before the first error; fps is the average rate.
     """
     scan = scanning.scan(path)
-    num_frames, damage = scanning.count_frames(path)
-    if not num_frames:
-        raise scanning.VideoError(f"no frame decodes: {damage}")
+    reader = _read(scan)
+    if reader.misdated:
+        scan = scanning.rescan(scan)
+        reader = _read(scan)
+    if not reader.end:
+        raise scanning.VideoError(f"no frame decodes: {reader.damage or 'the decoder gives none'}")
     fps = scan.timeline.fps
-    return Measurement(groundtruth.VideoMetadata(filename, num_frames / fps, fps, num_frames), damage)
+    metadata = groundtruth.VideoMetadata(filename, reader.end / fps, fps, reader.end)
+    return Measurement(metadata, scan.notes, scan.fault, reader.damage)
+
+
+def _read(scan: scanning.Scan) -> decoding.Reader:
+    """Returns the reader of all frames after its pass."""
+    reader = decoding.Reader(scan, np.ones(len(scan.timeline.pts), bool))
+    collections.deque(reader.frames(), maxlen=0)
+    return reader

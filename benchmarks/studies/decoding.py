@@ -121,7 +121,7 @@ def _exhaust(items: Iterable[object]) -> None:
 
 def _decode(path: Path, threads: int = 1, kind: Literal["FRAME", "SLICE"] = "FRAME") -> None:
     with scanning.open_container(path) as container:
-        stream = scanning.first_stream(container)
+        stream = scanning.video_stream(container)
         if threads > 1:
             stream.codec_context.thread_type, stream.codec_context.thread_count = kind, threads
         for packet, _ in scanning.packets(container, stream):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal, get_args
 
 import av
+import av.container
 import av.error
 import av.video.reformatter
 import numpy as np
@@ -96,6 +97,9 @@ class Reader:
                         remaining, last = remaining - 1, number
                         if not remaining:
                             return
+                if self._sought:  # read the file from its start, where nothing depends on key frames
+                    self._may_seek, self.decoded, self.end, self.damage, self.misdated = False, 0, 0, "", False
+                    continue
                 self.misdated = not self.damage
                 return
             except _DecodedInPartError:
@@ -128,7 +132,7 @@ class Reader:
             broken: list[int] = []  # those among them that cost the decoder a frame
             is_droppable, place = self._droppable(stream), -1
             number_of = _Numbers(self.video)
-            for packet, error in scanning.packets(container, stream, self.video.packet_pts):
+            for packet, error in self._packets(container, stream):
                 if packet is not None and not error and is_droppable(packet):
                     self._dropped = (self._dropped or 0) + 1
                     continue
@@ -168,6 +172,29 @@ class Reader:
                         yield held.popleft()[1:]
             for _, number, frame in held:
                 yield number, frame
+
+    def _packets(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[av.Packet | None, str]]:
+        """Yields the packets as `scanning.packets` does, from a key frame before the first needed frame where that is exact."""
+        video, first = self.video, int(np.argmax(self.needed))
+        pts = video.timeline.pts
+        name = next((name for name in video.container.split(",") if name in _SEEKABLE), "")
+        is_exact = bool(name) and video.dated and video.packet_pts is None
+        self._sought = self._may_seek and first >= _WORTH_SEEKING and is_exact
+        packets = scanning.packets(container, stream, video.packet_pts)
+        if not self._sought:
+            yield from packets
+            return
+        margin = round(_SEEK_MARGIN_SEC[name] / video.timeline.time_base)
+        container.seek(max(int(pts[0]), int(pts[first]) - margin), stream=stream, backward=True)
+        for packet, error in packets:
+            if packet is None or (packet.is_keyframe and packet.pts is not None):
+                if packet is None or packet.pts > pts[first]:
+                    return  # no key frame came in time: the pass ends, and another begins at the start
+                yield packet, error
+                break
+        yield from packets
 
     def _droppable(self, stream: av.VideoStream) -> Callable[[av.Packet], bool]:
         """Returns a function that says whether a packet can be dropped: its frame is not needed, nor referred to by another.

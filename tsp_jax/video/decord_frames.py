@@ -82,7 +82,7 @@ def to_rgb(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
 
 def _first_frame(path: Path) -> av.VideoFrame | None:
     with scanning.open_container(path) as container:
-        stream = scanning.first_stream(container)
+        stream = scanning.video_stream(container)
         for packet, _ in scanning.packets(container, stream):
             with contextlib.suppress(av.error.FFmpegError):
                 for frame in stream.decode(packet):

@@ -4,19 +4,21 @@
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.container
 import av.error
+import av.stream
 import numpy as np
+from jaxtyping import Bool, Int64
 
 from tsp_jax import clips
 from tsp_jax.system import errors
-from tsp_jax.video import containers
+from tsp_jax.video import clock, containers
 
 # A video is one plain file: a playlist could send the reader to other files or to the network.
 _OPEN_OPTIONS = {
@@ -25,6 +27,7 @@ _OPEN_OPTIONS = {
 }
 MAX_PIXELS = 1 << 26  # pixels in a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # frames in a video: 12 days at 60 fps
+_EARLY_SOUND_SEC = 0.5  # before the first picture, which is worth a note
 
 
 class VideoError(errors.UserError):
@@ -38,11 +41,13 @@ class Scan:
     Attributes:
       path: the file.
       timeline: when each frame that a decoder gives is shown.
-      dated: whether the timestamps come from the file. If not, its packets have none, and frames are taken to be evenly spaced.
+      dated: whether the packets have their frames' timestamps. If not, frames are known by the order in which the decoder gives
+        them, and the timeline is made of decoding timestamps, or evenly spaced.
       codec: FFmpeg's name of the codec.
       container: FFmpeg's names of the file format, joined by commas.
       rotation_deg: degrees by which a player turns the stored picture. We do not turn it, as the original does not.
       trimmed: whether an edit list hides or delays a part of the stream.
+      packet_pts: timestamps to give the packets, by which their frames are known; None if the file's own will do.
       start: timestamp of the file's second 0, in units of the timeline's time base.
       notes: what is odd in the file but read rightly, a line each.
       fault: what of the file can't be given, with seconds and counts; empty if nothing is missing.
@@ -55,6 +60,7 @@ class Scan:
     container: str
     rotation_deg: int
     trimmed: bool
+    packet_pts: Int64[np.ndarray, " n"] | None = None
     start: int = 0
     notes: tuple[str, ...] = ()
     fault: str = ""
@@ -71,31 +77,15 @@ def scan(path: str | Path) -> Scan:
         raise VideoError("not a file" if path.exists() else "no such file")
     if path.stat().st_size == 0:
         raise VideoError("the file is empty")
-    pts: list[int | None] = []
-    hidden, rotation_deg = False, None
-    with open_container(path) as container:
-        stream = first_stream(container)
-        for packet, error in packets(container, stream):
-            if packet is None:
-                # A file that breaks off gives the frames before the break; the decoding pass will report the damage.
-                if error and not pts:
-                    raise VideoError(f"no packet can be read: {error}")
-                break
-            if packet.is_discard:
-                hidden = True
-            else:
-                pts.append(packet.pts)
-            if len(pts) > _MAX_FRAMES:
-                raise VideoError(f"more than {_MAX_FRAMES} frames")
-            if rotation_deg is None:
-                rotation_deg = _rotation_deg(packet)
-        if not pts:
-            raise VideoError("the video stream has no frames")
-        container_names = container.format.name
-        timeline, dated = _timeline(pts, stream, dated=not _dates_decoding(container_names, pts, stream))
-        trimmed = hidden or ("mp4" in container_names.split(",") and bool(timeline.pts[0] != 0))
-        codec = stream.codec_context.codec.canonical_name
-    return Scan(path, timeline, dated, codec, container_names, rotation_deg or 0, trimmed)
+    found = _read(path, decode=False)
+    dates = _date(found)
+    if np.any(dates.shared):
+        # Each of several packets of one time may hold a frame, or a half of one, or one that is never shown.
+        decoded = _read(path, decode=True)
+        dates = _date(decoded, decoded.shows | ~dates.shared)
+    scanned = Scan(path, dates.timeline, dates.dated, found.codec, found.formats, found.rotation_deg, trimmed=False)
+    trimmed = any(found.stamps.hidden) or ("mp4" in found.header.formats and bool(dates.timeline.pts[0] != 0))
+    return _dated(dataclasses.replace(scanned, trimmed=trimmed), dates, found)
 
 
 def rescan(video: Scan) -> Scan:
@@ -104,38 +94,8 @@ def rescan(video: Scan) -> Scan:
     Raises:
       VideoError: no frame decodes.
     """
-    pts: list[int | None] = []
-    reason = ""
-    with open_container(video.path) as container:
-        stream = first_stream(container)
-        for packet, _ in packets(container, stream):
-            try:
-                pts.extend(frame.pts for frame in stream.decode(packet))
-            except av.error.FFmpegError as error:
-                reason = reason or f": {reason_of(error)}"
-        if not pts:
-            raise VideoError(f"no frame decodes{reason}")
-        timeline, dated = _timeline(pts, stream, video.dated)
-    return dataclasses.replace(video, timeline=timeline, dated=dated)
-
-
-def count_frames(path: str | Path) -> tuple[int, str]:
-    """Returns how many frames decode before the first error, as the original counts them, and that error or "".
-
-    Raises:
-      VideoError: the file is no video.
-    """
-    count = 0
-    with open_container(Path(path)) as container:
-        stream = first_stream(container)
-        for packet, error in packets(container, stream):
-            try:
-                count += len(stream.decode(packet))
-            except av.error.FFmpegError as decoding_error:
-                return count, reason_of(decoding_error)
-            if error:
-                return count, error
-    return count, ""
+    found = _read(video.path, decode=True)
+    return _dated(video, _date(found, found.shows), found)
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -151,15 +111,19 @@ def open_container(path: Path) -> av.container.InputContainer:
         raise VideoError(f"not a video that FFmpeg can open, or cut off: {reason_of(error)}") from error
 
 
-def first_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """Returns the first video stream, set to decode in one thread because several videos are read at once.
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """Returns the video stream to read, set to decode in one thread because several videos are read at once.
+
+    It is the default one, or the first if none or several are the default. Covers are passed over.
 
     Raises:
       VideoError: there is no video stream, it can't be decoded, or its frames are too large.
     """
-    if not container.streams.video:
-        raise VideoError("the file has no video stream")
-    stream = container.streams.video[0]
+    tracks = _tracks(container)
+    if not tracks:
+        raise VideoError("the file has no video stream" + (", only a cover picture" if container.streams.video else ""))
+    defaults = [stream for stream in tracks if stream.disposition & av.stream.Disposition.default]
+    stream = (defaults or tracks)[0]
     context = stream.codec_context
     if context is None:
         raise VideoError("there is no decoder for the video stream")
@@ -169,12 +133,23 @@ def first_stream(container: av.container.InputContainer) -> av.VideoStream:
     return stream
 
 
-def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.Packet | None, str]]:
-    """Yields the stream's packets, each with its fault or "", and then None, which makes a decoder give what it still holds."""
-    held, error = None, ""
+def packets(
+    container: av.container.InputContainer, stream: av.VideoStream, pts: Int64[np.ndarray, " n"] | None = None
+) -> Iterator[tuple[av.Packet | None, str]]:
+    """Yields the stream's packets, each with its fault or "", and then None, which makes a decoder give what it still holds.
+
+    Args:
+      container: the open file.
+      stream: the stream to read.
+      pts: the timestamp to give each packet, as `Scan.packet_pts`; None leaves the file's.
+    """
+    held, error, count = None, "", 0
     try:
         for packet in container.demux(stream):
             if packet.size:
+                if pts is not None and count < len(pts):
+                    packet.pts = int(pts[count])
+                count += 1
                 if held is not None:
                     yield held, "a packet is cut off" if held.is_corrupt else ""
                 held = packet
@@ -194,21 +169,115 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _timeline(pts: list[int | None], stream: av.VideoStream, dated: bool) -> tuple[clips.Timeline, bool]:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate or rate <= 0:
-        raise VideoError("the file gives no frame rate")
+class _Found(NamedTuple):
+    """What a pass over a file's packets found; `shows` says of each packet whether a frame of it was decoded, if asked for."""
+
+    stamps: clock.Stamps
+    shows: Bool[np.ndarray, " n"]
+    header: clock.Header
+    codec: str
+    formats: str
+    rotation_deg: int
+    notes: tuple[str, ...]
+
+
+def _read(path: Path, *, decode: bool) -> _Found:
+    stamps, rotation_deg, whole = clock.Stamps(), None, True
+    shown: set[int | None] = set()
+    reason = ""
+    with open_container(path) as container:
+        stream = video_stream(container)
+        for packet, error in packets(container, stream):
+            whole &= not error
+            if packet is None and error and not stamps.pts:
+                raise VideoError(f"no packet can be read: {error}")
+            # A file that breaks off gives the frames before the break; the decoding pass will report the damage.
+            if packet is not None:
+                stamps.add(packet.pts, packet.dts, packet.duration or 0, packet.is_discard)
+                if len(stamps.pts) > _MAX_FRAMES:
+                    raise VideoError(f"more than {_MAX_FRAMES} frames")
+                if rotation_deg is None and not decode:
+                    rotation_deg = _rotation_deg(packet)
+            if decode:
+                if packet is not None:
+                    packet.pts = len(stamps.pts) - 1
+                try:
+                    shown.update(frame.pts for frame in stream.decode(packet))
+                except av.error.FFmpegError as decoding_error:
+                    reason = reason or f": {reason_of(decoding_error)}"
+        shows = np.array([place in shown for place in range(len(stamps.pts))], bool)
+        if decode and not shows.any():
+            raise VideoError(f"no frame decodes{reason}")
+        return _Found(
+            stamps,
+            shows,
+            _header(container, stream, whole),
+            stream.codec_context.codec.canonical_name,
+            container.format.name,
+            rotation_deg or 0,
+            _notes(container, stream),
+        )
+
+
+def _date(found: _Found, shown: Bool[np.ndarray, " n"] | None = None) -> clock.Dates:
+    try:
+        return clock.date(found.stamps, found.header, shown)
+    except ValueError as error:
+        raise VideoError(str(error)) from error
+
+
+def _dated(video: Scan, dates: clock.Dates, found: _Found) -> Scan:
+    return dataclasses.replace(
+        video,
+        timeline=dates.timeline,
+        dated=dates.dated,
+        packet_pts=dates.packet_pts,
+        start=int(dates.timeline.pts[0]),
+        notes=(*found.notes, *dates.notes),
+        fault=dates.fault,
+    )
+
+
+def _header(container: av.container.InputContainer, stream: av.VideoStream, whole: bool) -> clock.Header:
     time_base = stream.time_base or Fraction(1, 90000)
-    if not dated or any(value is None for value in pts):
-        spaced = np.round(np.arange(len(pts)) / (float(rate) * float(time_base))).astype(np.int64)
-        return clips.Timeline(spaced, time_base, float(rate)), False
-    return clips.Timeline(np.unique(np.asarray(pts, np.int64)), time_base, float(rate)), True
+    formats = frozenset(container.format.name.split(","))
+    alone, end = True, None
+    if stream.duration:
+        end = (stream.start_time or 0) + stream.duration
+    elif container.duration:
+        end = round(Fraction(container.duration, av.time_base) / time_base)
+        alone = len(container.streams) == 1
+    return clock.Header(
+        formats,
+        time_base,
+        rate=max(stream.average_rate or stream.guessed_rate or Fraction(0), Fraction(0)),
+        frames=stream.frames,
+        end=end,
+        alone=alone,
+        whole=whole,
+        # AVI keeps the decoding order only, and for H.264 FFmpeg finds no better times.
+        orders_decoding=formats == {"avi"} and stream.codec_context.reorder_depth > 0,
+    )
 
 
-def _dates_decoding(container_names: str, pts: list[int | None], stream: av.VideoStream) -> bool:
-    """Whether the timestamps give the decoding order only. AVI keeps no others, and for H.264 FFmpeg finds no better ones."""
-    ascending = all(a is not None and b is not None and a < b for a, b in itertools.pairwise(pts))
-    return container_names == "avi" and ascending and stream.codec_context.reorder_depth > 0
+def _tracks(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """Returns the video streams that are no covers."""
+    cover = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _notes(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[str, ...]:
+    """Returns which other pictures of the file are passed over, and how much earlier its sound begins."""
+    tracks, notes = _tracks(container), []
+    if len(container.streams.video) > len(tracks):
+        notes.append("a cover picture is passed over")
+    if len(tracks) > 1:
+        notes.append(f"of {len(tracks)} video tracks, number {tracks.index(stream) + 1} is read")
+    if stream.start_time is not None and container.start_time is not None:
+        early_sec = float(stream.start_time * (stream.time_base or 0)) - container.start_time / av.time_base
+        if early_sec > _EARLY_SOUND_SEC:
+            notes.append(f"the sound begins {early_sec:.2f} s before the first picture; seconds count from the picture")
+    return tuple(notes)
 
 
 def _rotation_deg(packet: av.Packet) -> int | None:

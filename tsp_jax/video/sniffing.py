@@ -31,7 +31,7 @@ def frames_up_to_two(path: Path) -> int:
     """
     count = 0
     with scanning.open_container(path) as container:
-        stream = scanning.first_stream(container)
+        stream = scanning.video_stream(container)
         for number, (packet, _) in enumerate(scanning.packets(container, stream)):
             try:
                 count += len(stream.decode(packet))

@@ -61,7 +61,7 @@ def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23)
     count = 0
     try:
         with scanning.open_container(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = scanning.first_stream(container)
+            stream = scanning.video_stream(container)
             decoded = _UntilDamage(container, stream, scanned)
             encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
             encoder.codec_context.thread_count = 1  # several videos are written at once
