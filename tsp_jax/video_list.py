@@ -1,6 +1,7 @@
 """The list of videos to work on: those that `--videos` names, or those in a metadata CSV, each with its name or its fault."""
 
 import dataclasses
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ class Video:
       fps: frames per second according to the metadata; None if the file itself decides.
       num_frames: number of frames according to the metadata; None if the file itself decides.
       fault: the reason why the video can't be used; empty if none is known.
+      parts_sec: the parts from start to end, in seconds, whose clips alone are wanted; None if all of the video is.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Video:
     fps: float | None = None
     num_frames: int | None = None
     fault: str = ""
+    parts_sec: tuple[tuple[float, float], ...] | None = None
 
 
 def list_videos(
@@ -70,7 +73,7 @@ def list_videos(
         for filename, item in zip(filenames, listed, strict=True)
     ]
     if names is None:
-        _refuse_shared_names(filenames, named)
+        refuse_shared_names(filenames, named)
     return _with_name_faults(named)
 
 
@@ -87,9 +90,33 @@ def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
     return videos[bounds[shard_id] : bounds[shard_id + 1]]
 
 
+def refuse_shared_names(filenames: Sequence[str], videos: Sequence[Video]) -> None:
+    """Checks that no two videos have the same name.
+
+    Raises:
+      ValueError: two have; the message names both, and the flag that keeps them apart.
+    """
+    first: dict[str, tuple[str, Video]] = {}
+    for filename, item in zip(filenames, videos, strict=True):
+        if item.fault or not item.name:
+            continue
+        other, earlier = first.setdefault(item.name, (filename, item))
+        if earlier.path != item.path:
+            used = [name for name, video in zip(filenames, videos, strict=True) if not video.fault]
+            raise ValueError(
+                f"--names: {earlier.path} and {item.path} would both be named {item.name!r}, the file's name up to its first "
+                f"dot; {_remedy(used, other, filename)}"
+            )
+
+
 def video_name(path: Path) -> str:
     """Returns the file's name up to its first dot, as the original names features."""
     return video_names.feature_name(path)
+
+
+def print_note(line: str) -> None:
+    """Prints a line about files that were passed over; for `list_videos` of commands."""
+    print(f"note: {line}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------------------------------------------- metadata
@@ -113,7 +140,7 @@ def _read_metadata(path: Path, root: Path) -> tuple[list[str], list[Video]]:
     """Returns the file names and the videos of a metadata CSV, as yet without names."""
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
-    rows = tables.read_table(path, METADATA_COLUMNS)
+    rows = tables.read_table(path, METADATA_COLUMNS, numbers=METADATA_COLUMNS[1:])
     if not rows:
         raise ValueError(f"{path}: lists no video")
     videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in rows]
@@ -140,31 +167,12 @@ def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
 
 def _number(row: tables.TableRow, column: str) -> float:
     try:
-        return float(row.fields[column])
+        return tables.parse_number(row.fields[column])
     except ValueError as error:
         raise ValueError(f"{column} is a number; got {row.fields[column]!r}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------------ names
-
-
-def _refuse_shared_names(filenames: Sequence[str], videos: Sequence[Video]) -> None:
-    """Checks that no two videos have the same name.
-
-    Raises:
-      ValueError: two have; the message names both, and the flag that keeps them apart.
-    """
-    first: dict[str, tuple[str, Video]] = {}
-    for filename, item in zip(filenames, videos, strict=True):
-        if item.fault or not item.name:
-            continue
-        other, earlier = first.setdefault(item.name, (filename, item))
-        if earlier.path != item.path:
-            used = [name for name, video in zip(filenames, videos, strict=True) if not video.fault]
-            raise ValueError(
-                f"--names: {earlier.path} and {item.path} would both be named {item.name!r}, the file's name up to its first "
-                f"dot; {_remedy(used, other, filename)}"
-            )
 
 
 def _remedy(filenames: Iterable[str], first: str, second: str) -> str:
