@@ -2,14 +2,12 @@
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tsp_jax.system import cli, cpu
+from tsp_jax.system import cli
 
 
 @pytest.mark.parametrize(("read", "least"), [(cli.positive_int, 1), (cli.non_negative_int, 0)])
@@ -28,32 +26,3 @@ def test_names_that_are_no_text_are_printed_escaped(monkeypatch: pytest.MonkeyPa
     for stream in streams.values():
         print("caf\udce9 走", file=stream, flush=True)
     assert [stream.buffer.getvalue() for stream in streams.values()] == [b"caf\\udce9 \\u8d70\n"] * 2  # type: ignore[attr-defined]
-
-
-def test_cores_are_those_that_the_process_is_bound_to():
-    whole = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(whole)})
-    try:
-        assert cpu.cores() == 1
-    finally:
-        os.sched_setaffinity(0, whole)
-    assert 1 <= cpu.cores() <= len(whole)
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 0),
-        ({"cpu.max": "max 100000"}, 0),
-        ({"cpu.max": "250000 100000"}, 3),
-        ({"cpu.max": "10000 100000"}, 1),
-        ({"cpu.max": "nonsense"}, 0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 0),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
-    ],
-)
-def test_a_containers_share_of_time_bounds_the_cores(tmp_path: Path, files: dict[str, str], cores: int):
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text + "\n")
-    assert cpu._cores_by_time(tmp_path) == cores

@@ -48,18 +48,24 @@ def start_processes(
       timeout_sec: how long to wait for the others, in seconds.
 
     Raises:
-      ValueError: some of the three arguments are given, and not all; or a cluster's variables can't be used.
+      ValueError: some of the three arguments are given, and not all; or they don't fit each other; or a cluster's variables
+        can't be used.
       JoinError: the others have not come in time, or the coordinator can't be started or reached.
     """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if missing == ["coordinator", "process_id"] and num_processes == 1:
         return
-    if 0 < len(missing) < len(given):
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        if not coordinator.rpartition(":")[2].isdecimal():
+            raise ValueError(f"expected HOST:PORT as the coordinator, such as host0:1234; found {coordinator!r}")
+        if not 0 <= process_id < num_processes:
+            raise ValueError(f"of {num_processes} processes, process_id is 0 to {num_processes - 1}; found {process_id}")
+        who = f"process {process_id} of {num_processes} at {coordinator}"
+        _join(who, (coordinator, num_processes, process_id), timeout_sec)
+    elif len(missing) < len(given):
         raise ValueError(f"a run of several processes needs coordinator, num_processes and process_id; {missing} not given")
-    if not missing:
-        _join(f"process {process_id} of {num_processes} at {coordinator}", tuple(given.values()), timeout_sec)
     elif "1" not in (os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_TASKS")):
         # For a single task, JAX would take the first device alone. In a step of its own, SLURM_NTASKS may be that of the job.
         try:
