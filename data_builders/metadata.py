@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders import measurement
-from tsp_jax import groundtruth, video_list
+from tsp_jax import groundtruth, video_files, video_list
 from tsp_jax.system import cli, cpu, errors, progress
 from tsp_jax.video import scanning
 
@@ -22,24 +22,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    root = Path(options.videos)
-    videos = video_list.list_videos(root)
-    root = root if root.is_dir() else root.parent
+    found = video_files.find(options.videos)
+    for line in found.notes:
+        video_list.print_note(line)
     measured: list[groundtruth.VideoMetadata] = []
-    damaged, failed = [], []
+    noted, damaged, faulty, failed = [], [], [], []
     with cli.resumable("nothing is written"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
-            jobs = pool.map(lambda item: _measure_listed(item, root), videos)
-            for item, result in zip(videos, progress.each(jobs, "metadata", len(videos)), strict=True):
+            jobs = pool.map(lambda path: _measure_listed(path, found.filename(path)), found.paths)
+            for path, result in zip(found.paths, progress.each(jobs, "metadata", len(found.paths)), strict=True):
                 if isinstance(result, str):
-                    failed.append(f"{item.path}: {result}")
+                    failed.append(f"{path}: {result}")
                     continue
                 measured.append(result.metadata)
+                noted += [f"{path}: {note}" for note in result.notes]
+                if result.fault:
+                    faulty.append(f"{path}: {result.fault}")
                 if result.damage:
-                    damaged.append(f"{item.path}: {result.damage}; its first {result.metadata.num_frames} frames count")
+                    damaged.append(f"{path}: {result.damage}; its first {result.metadata.num_frames} frames count")
         groundtruth.write_metadata(options.output, measured)
-    for line in damaged:
+    for line in noted + damaged:
         print(f"note: {line}", file=sys.stderr)
+    for line in faulty:
+        print(f"not whole: {line}", file=sys.stderr)
     for line in failed:
         print(f"unreadable: {line}", file=sys.stderr)
     hours = sum(item.video_duration_sec for item in measured) / 3600
@@ -48,19 +53,21 @@ def _work(options: argparse.Namespace) -> int:
         f"{len(damaged)} damaged, {len(failed)} unreadable and left out"
     )
     if failed:
-        raise errors.UnfinishedError(f"{len(failed)} of {len(videos)} videos can't be read; repair or remove them")
+        raise errors.UnfinishedError(f"{len(failed)} of {len(found.paths)} videos can't be read; repair or remove them")
+    if faulty:
+        raise errors.UnfinishedError(f"{len(faulty)} of {len(found.paths)} videos are not whole; they are listed above")
     return 0
 
 
-def _measure_listed(item: video_list.Video, root: Path) -> measurement.Measurement | str:
+def _measure_listed(path: Path, filename: str) -> measurement.Measurement | str:
     """Returns a video's measurement, or the reason why there is none."""
-    if item.fault:
-        return item.fault
-    filename = item.path.relative_to(root).as_posix()
+    if fault := video_files.picture_fault(path):
+        return fault
     if filename != filename.encode(errors="replace").decode():
-        return "its folder's name is not UTF-8, but the CSV is; rename the folder"
+        which = "the file's name" if path.name != path.name.encode(errors="replace").decode() else "its folder's name"
+        return f"{which} is not UTF-8, but the CSV is; rename the {'file' if which.startswith('the') else 'folder'}"
     try:
-        return measurement.measure(item.path, filename)
+        return measurement.measure(path, filename)
     except (scanning.VideoError, OSError) as error:
         return str(error)
 
@@ -73,7 +80,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--videos", required=True, help="the folder of the videos, searched with its subfolders; file names are relative to it")
+    add(
+        "--videos",
+        required=True,
+        nargs="+",
+        help=f"{video_files.HELP}; the CSV's file names are relative to the folder, or to the folder that several paths share",
+    )
     add("--output", required=True, help="the CSV file to write")
     add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos decoded at once")
     return parser.parse_args(arguments)

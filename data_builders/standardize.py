@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tsp_jax import video_list
+from tsp_jax import video_files, video_list, video_names
 from tsp_jax.system import cli, cpu, errors, files, progress, tables
 from tsp_jax.video import scanning, writing
 
@@ -29,17 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    root, output = Path(options.input), Path(options.output)
-    targets = plan(root, output)
+    output = Path(options.output)
+    found = video_files.find(options.input, "--input")
+    for line in found.notes:
+        video_list.print_note(line)
+    targets = plan(found, output)
     output.mkdir(parents=True, exist_ok=True)
     done = {path for path in targets if targets[path].exists() and not options.overwrite}
-    root = root if root.is_dir() else root.parent
-    failures = _Failures(output / ERRORS_FILE, {path.relative_to(root).as_posix() for path in done})
+    failures = _Failures(output / ERRORS_FILE, {found.filename(path) for path in done})
     to_do = [path for path in targets if path not in done]
     num_frames = 0
     with cli.resumable("finished videos are kept; run the command again to go on"):
         with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
-            jobs = pool.map(lambda path: _standardize_listed(path, targets[path], root, options.crf, failures), to_do)
+            jobs = pool.map(
+                lambda path: _standardize_listed(path, targets[path], found.filename(path), options.crf, failures), to_do
+            )
             for frames in progress.each(jobs, "standardize", len(to_do)):
                 num_frames += frames
         rows = failures.close()
@@ -55,27 +59,23 @@ def _work(options: argparse.Namespace) -> int:
     return 0
 
 
-def plan(root: Path, output: Path) -> dict[Path, Path]:
+def plan(found: video_files.Found, output: Path) -> dict[Path, Path]:
     """Returns the file to write for each video. It has the video's subfolder and name, but ends with `.mp4`.
 
     Args:
-      root: a folder, searched with its subfolders, or one video file.
+      found: the videos. Those of a folder must lie outside the output, and the output outside the folder.
       output: the folder to write into.
 
     Raises:
-      UserError: the folder is missing, can't be read or holds no video.
       ValueError: the output is the input or lies within it, or two videos would become one file.
     """
-    if root.is_dir() and output.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f"--output {output}: within --input {root}, so the next run would take it for input; choose another folder"
-        )
-    try:
-        paths = [item.path for item in video_list.list_videos(root)]
-    except (OSError, ValueError) as error:  # the message names the folder by the flag of the other commands
-        raise errors.UserError(str(error).replace("--videos ", "--input ")) from error
-    root = root if root.is_dir() else root.parent
-    targets = {path: output / path.relative_to(root).with_suffix(".mp4") for path in paths}
+    resolved = output.resolve()
+    for folder in found.searched:
+        if resolved.is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"--output {output}: within --input {folder}, so the next run would take it for input; choose another folder"
+            )
+    targets = {path: output / f"{video_names.without_extension(found.filename(path))}.mp4" for path in found.paths}
     sources = defaultdict(list)
     for path, target in targets.items():
         if target.exists() and target.samefile(path):
@@ -141,10 +141,11 @@ class _Failures:
         tables.write_table(self.path, _COLUMNS, self.rows, errors="surrogateescape")
 
 
-def _standardize_listed(source: Path, target: Path, root: Path, crf: int, failures: _Failures) -> int:
+def _standardize_listed(source: Path, target: Path, filename: str, crf: int, failures: _Failures) -> int:
     """Writes a video and returns its number of frames. A video that fails is listed and has 0 frames."""
-    filename = source.relative_to(root).as_posix()
     try:
+        if fault := video_files.picture_fault(source):
+            raise scanning.VideoError(fault)
         return standardize(source, target, crf, lambda damage: failures.add(filename, _CUT_SHORT, damage))
     except (scanning.VideoError, OSError) as error:
         target.unlink(missing_ok=True)  # with --overwrite, the output of an earlier run no longer matches its source
@@ -162,7 +163,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--input", required=True, help="a folder, searched with its subfolders, or one file")
+    add("--input", required=True, nargs="+", help=video_files.HELP)
     add("--output", required=True, help="another folder; subfolders and names stay, but files end with .mp4")
     add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos converted at once, one core each")
     add(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsp_jax import features, video_list, weights
+from tsp_jax import features, video_files, video_list, video_names, weights
 from tsp_jax.extraction import engine, failures, flags, stages
 from tsp_jax.system import cli, startup
 
@@ -24,12 +24,12 @@ def _work(options: argparse.Namespace) -> int:
     startup.prepare_jax(options.device)
     if options.profile is not None:
         Path(options.profile).mkdir(parents=True, exist_ok=True)
-    videos = video_list.list_videos(options.videos, options.metadata_csv)
+    videos = video_list.list_videos(options.videos, options.metadata_csv, options.names, video_list.print_note)
     videos = video_list.shard(videos, options.num_shards, options.shard_id)
     settings = flags.read_settings(options)
     checkpoint = weights.open_any(options.checkpoint)
     errors_csv = Path(f"{options.output}.errors.csv")
-    attributes = engine.run_attributes(checkpoint, settings)
+    attributes = {**engine.run_attributes(checkpoint, settings), "names": options.names or video_names.DEFAULT}
     with cli.resumable(_KEPT):
         with cli.terminable(), features.Writer(options.output, attributes, overwrite=options.overwrite) as writer:
             summary = engine.extract(
@@ -54,11 +54,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="a checkpoint folder, a run's workdir, a .pth file, or a released name")
-    add(
-        "--videos",
-        required=True,
-        help="a folder, searched with its subfolders, or one file; with --metadata_csv, the folder of the CSV's filenames",
-    )
+    add("--videos", required=True, nargs="+", help=f"{video_files.HELP}; with --metadata_csv, the folder of its filenames")
+    add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the HDF5 file to write")
     flags.add_settings(parser)

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -27,7 +27,9 @@ from tsp_jax import (
     global_features,
     groundtruth,
     predictions,
+    video_files,
     video_list,
+    video_names,
     weights,
 )
 from tsp_jax.extraction import engine, flags, sinks
@@ -53,7 +55,7 @@ def _work(options: argparse.Namespace) -> int:
     _check_width(model, start, options.gvf_checkpoint)
     settings, videos = flags.read_settings(options), []
     if options.features is None:
-        videos = video_list.list_videos(options.videos, options.metadata_csv)
+        videos = video_list.list_videos(options.videos, options.metadata_csv, options.names, video_list.print_note)
     for note in _notes(model, tasks, options):
         print(f"note: {note}", file=sys.stderr)
     errors_csv = Path(f"{options.output}.errors.csv")
@@ -82,8 +84,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a run's workdir, a checkpoint folder, a .pth file, or a released name")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", help="a folder, searched with its subfolders, or one file; the root with --metadata_csv")
+    source.add_argument("--videos", nargs="+", help=f"{video_files.HELP}; with --metadata_csv, the folder of its filenames")
     source.add_argument("--features", help="features extracted by the same checkpoint before; nothing is decoded")
+    add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
     add("--output", required=True, help="the JSON file")
     add("--labels", help="action_label_mapping.json with the names of the classes; without it their numbers are used")
@@ -108,6 +111,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--gvf_features goes with --features; with --videos it is --gvf_checkpoint")
     if options.features is not None and (options.gvf_checkpoint or options.metadata_csv):
         parser.error("--gvf_checkpoint and --metadata_csv go with --videos; with --features it is --gvf_features")
+    if options.features is not None and options.names:
+        parser.error("--names goes with --videos; the file of --features says how its videos are named")
     return options
 
 
@@ -171,11 +176,13 @@ class Source:
       features: the file of the model's features.
       gvf: the file of the encoder whose features are pooled; None if the model's own features are pooled.
       names: the names of the videos.
+      paths: the file of each video, by name; empty if only features are read.
     """
 
     features: Path
     gvf: Path | None
     names: Sequence[str]
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _extracted(
@@ -194,7 +201,7 @@ def _extracted(
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, checkpoint: checkpoints.Checkpoint) -> features.Writer:
-            run = engine.run_attributes(checkpoint, settings)
+            run = {**engine.run_attributes(checkpoint, settings), "names": options.names or video_names.DEFAULT}
             return stack.enter_context(features.Writer(path, run, overwrite=options.overwrite))
 
         sink, also = writer(own, model), []
@@ -203,7 +210,8 @@ def _extracted(
             sink = sinks.TwoFiles(sink, writer(gvf, start), backbones.BACKBONES[model.config.backbone].width)
         failures += engine.extract(model, videos, sink, settings, also=also).failures
         done = sink.done
-    return Source(own, gvf, [item.name for item in videos if not item.fault and item.name in done])
+    usable = [item for item in videos if not item.fault and item.name in done]
+    return Source(own, gvf, [item.name for item in usable], {item.name: str(item.path) for item in usable})
 
 
 # ------------------------------------------------------------------------------------------------------------ predictions
@@ -237,7 +245,7 @@ def predict(
     """
     variables = jax.device_put(model.variables, jax.local_devices()[0])
     model = dataclasses.replace(model, variables=variables)
-    listed = {video_list.video_name(Path(failure.video)) for failure in failures}
+    listed = {failure.video for failure in failures}
     videos, geometry, pooled = {}, None, ""
     for name in progress.each(source.names, "predict", len(source.names)):
         item = features.read(source.features, name)
@@ -257,7 +265,7 @@ def predict(
             failures.append(failed_videos.Failure(name, str(error), 0))
             continue
         videos[name] = predict_video(model, tasks, labels, item, gvf, thresholds, top_classes)
-        if videos[name].damage and name not in listed:
+        if videos[name].damage and source.paths.get(name) not in listed:
             failures.append(failed_videos.Failure(name, videos[name].damage, len(item.features)))
     clip_len, stride, frame_rate = geometry or (1.0, 1.0, 1.0)
     return predictions.Predictions(

@@ -17,6 +17,9 @@ from tsp_jax import video_names
 from tsp_jax.system import texts
 from tsp_jax.video import sniffing
 
+HELP = (
+    "folders, which are searched with their subfolders, files, globs in quotes, or @FILE, a text file with one such path a line"
+)
 # fmt: off
 _PICTURES = frozenset([
     "apng", "avif", "bmp", "cr2", "dng", "heic", "heif", "ico", "jpe", "jpeg", "jpg", "nef", "pgm", "png", "ppm", "psd", "svg",
@@ -53,11 +56,13 @@ class Found:
       root: the folder that file names are relative to: the given folder, the folder of the given file, the part of a glob
         before its first wildcard, or the folder that all given paths or all paths of a list have in common.
       paths: the files, each once; those of a folder are sorted.
+      searched: the folders that were searched.
       notes: lines for the user about the files that were passed over, or taken in spite of their names.
     """
 
     root: Path
     paths: list[Path]
+    searched: list[Path]
     notes: list[str]
 
     def filename(self, path: Path) -> str:
@@ -95,7 +100,7 @@ def find(videos: str | Path | Sequence[str | Path], flag: str = "--videos") -> F
     notes = [f"{where}: passed over: {passed_over}"] if passed_over else []
     if search.by_content:
         notes.append(f"{where}: {_counted(_BY_CONTENT, search.by_content)}")
-    return Found(root, list(search.videos.values()), notes)
+    return Found(root, list(search.videos.values()), search.folders, notes)
 
 
 def picture_fault(path: Path) -> str:
@@ -128,6 +133,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.videos: dict[str, Path] = {}
+        self.folders: list[Path] = []
         self.by_content: list[str] = []
         self._others: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._opened = 0
@@ -137,6 +143,7 @@ class _Search:
 
     def search(self, folder: Path) -> None:
         """Adds the videos below a folder."""
+        self.folders.append(folder)
         paths = []
         for parent, folders, files in os.walk(folder, onerror=_raise):
             paths += [Path(parent, file) for file in files]
@@ -200,6 +207,8 @@ def _take_glob(search: _Search, pattern: str, where: str) -> Path:
     if not matches:
         raise FileNotFoundError(f"{where}: no such file, and nothing matches the pattern")
     fixed = Path(*_fixed_parts(Path(pattern)))
+    if "**" in pattern:
+        search.folders.append(fixed)
     for match in matches:
         if not match.is_dir():
             search.consider(match, relative(match, fixed))

@@ -15,8 +15,9 @@ Rule = Literal["first_dot", "stem", "path"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DEFAULT: Rule = "first_dot"  # as the original names features; the released files have such names
 HELP = (
-    "how the features of a video are named after its file: up to the first dot of the file's name (first_dot, as in the "
-    "released files), without the extension (stem), or with the folders below --videos (path)"
+    "how features are named after their video: by the file's name up to its first dot (first_dot, as in the released files), "
+    "by its name without the extension (stem), or by that with the folders below --videos (path); without the flag first_dot, "
+    "but two videos of one name are refused"
 )
 # fmt: off
 EXTENSIONS = frozenset([  # endings of files that are taken for videos without a look into them
@@ -92,7 +93,8 @@ class Filenames:
         3. The same, where the name leaves out the file's first folders.
         4. The name is the file's up to its first dot, without folders.
 
-        By rules 2 to 4, a name also finds the file that begins with `v_` and the name, as ActivityNet names its files.
+        By rules 2 to 4, a name also finds the file that begins with `v_` and the name, as ActivityNet names its files. A name
+        that begins with `v_` and finds nothing is looked up without it, since captions of ActivityNet have such names.
         """
         if name in self._given:
             return [name]
@@ -106,7 +108,7 @@ class Filenames:
             found = dict.fromkeys(filename for key in keys for filename in table.get(key, ()))
             if found:
                 return list(found)
-        return []
+        return self.find(f"{folder}{slash}{last[2:]}") if last.startswith("v_") else []
 
     def near(self, name: str) -> str:
         """Returns the file whose name is most like a name that `find` does not find; "" if none is alike.
