@@ -1,4 +1,4 @@
-"""Recipes of training: the pages in `configs/`, the flags that change them, and the check of one; for any kind of recipe.
+"""Reads recipes of training, of any task: the pages in `configs/` and the flags that change them; and checks the result.
 
 A recipe is a frozen dataclass. Its fields are sections, dataclasses themselves, and single values such as `seed`. A page's
 function `get_config` returns its content as a ConfigDict, made by `page`. Flags are parsed here, not by
@@ -68,7 +68,7 @@ class Checks:
 
 
 def page(task: str, kind: type[AnyRecipe], sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A page's content with the defaults filled in, as the ConfigDict that flags may change.
+    """Returns a page's content with the defaults filled in, as a ConfigDict that flags may change.
 
     Args:
       task: the name of the recipe's task, a key of `train.TASKS`.
@@ -77,7 +77,7 @@ def page(task: str, kind: type[AnyRecipe], sections: Mapping[str, Any]) -> ml_co
 
     Raises:
       TypeError: a section or key is misspelt or missing.
-      ValueError: a value that `read` refuses.
+      ValueError: `read` refuses a value.
     """
     known = _sections(kind)
     made = kind(**{name: known[name](**value) if name in known else value for name, value in sections.items()})
@@ -87,10 +87,10 @@ def page(task: str, kind: type[AnyRecipe], sections: Mapping[str, Any]) -> ml_co
 
 
 def load(spec: str) -> ml_collections.ConfigDict:
-    """The content of a page.
+    """Returns the content of a page.
 
     Args:
-      spec: `configs/anet_tsp.py`, or with arguments of the page `configs/anet_tsp.py:backbone=r3d_18`.
+      spec: the page's file, `configs/anet_tsp.py`; the page's arguments may follow it, `configs/anet_tsp.py:backbone=r3d_18`.
 
     Raises:
       FileNotFoundError: there is no such page.
@@ -140,7 +140,7 @@ def change(content: ml_collections.ConfigDict, changes: Sequence[str], kind: typ
 
 
 def read(content: ml_collections.ConfigDict, kind: type[R]) -> R:
-    """The recipe of a page's content.
+    """Returns the recipe that a page's content describes.
 
     Raises:
       ValueError: one message with all that is wrong: missing and unknown keys, values of another type, impossible values.
@@ -173,7 +173,7 @@ def read(content: ml_collections.ConfigDict, kind: type[R]) -> R:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Lines that show where two recipes differ, each as nested dicts. The section `run` makes no difference."""
+    """Returns lines that show where two recipes differ, both given as nested dicts. The section `run` is not compared."""
 
     def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
         leaves: dict[str, Any] = {"task": FIRST_TASK}
@@ -191,7 +191,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def describe(recipe: Mapping[str, Any]) -> list[str]:
-    """Lines that show a whole recipe, given as nested dicts: a line a section."""
+    """Returns lines that show a whole recipe, given as nested dicts: one line for each section."""
     lines = []
     for name, value in recipe.items():
         text = ", ".join(f"{key}={item!r}" for key, item in value.items()) if isinstance(value, Mapping) else str(value)
@@ -200,7 +200,11 @@ def describe(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def page_arguments(text: str | None, **choices: Sequence[Any]) -> types.SimpleNamespace:
-    """The arguments after a page's colon, `backbone=r3d_18,gvf=avg`, each one of its choices; the first is the default.
+    """Returns the arguments after a page's colon, such as `backbone=r3d_18,gvf=avg`.
+
+    Args:
+      text: the text after the colon; None if there is none.
+      **choices: the values that each argument may have; the first is the default.
 
     Raises:
       ValueError: one message with every unknown argument and choice.
@@ -222,12 +226,12 @@ def page_arguments(text: str | None, **choices: Sequence[Any]) -> types.SimpleNa
 
 
 def _sections(kind: type[AnyRecipe]) -> dict[str, Any]:
-    """The dataclass of each section by its name."""
+    """Returns the dataclass of each section by the section's name."""
     return {name: hint for name, hint in typing.get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}
 
 
 def _keys(kind: type[AnyRecipe]) -> dict[str, Any]:
-    """The type of each value by `section.key`, or by its name if it is a single one."""
+    """Returns the type of each value by `section.key`, or by the value's name if it lies in no section."""
     keys: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, kind)):
         hint = typing.get_type_hints(kind)[field.name]
@@ -253,7 +257,7 @@ def _differences(found: AbstractSet[str], expected: AbstractSet[str], where: str
 
 
 def _convert(value: Any, expected: Any) -> Any:
-    """The value in its type: a whole number may stand for a float, a list for a tuple."""
+    """Returns the value in its type: a whole number may be given for a float, and a list for a tuple."""
     if typing.get_origin(expected) is Literal:
         options = typing.get_args(expected)
         if value not in options:
@@ -272,10 +276,10 @@ def _convert(value: Any, expected: Any) -> Any:
 
 
 def _from_text(text: str, expected: Any) -> Any:
-    """The value that a flag's text says; several are parted by commas.
+    """Returns the value that a flag's text names. Commas separate the values of a tuple.
 
     Raises:
-      TypeError: it says none of this type.
+      TypeError: the text names no value of this type.
     """
     if typing.get_origin(expected) is tuple:
         item = typing.get_args(expected)[0]

@@ -1,9 +1,9 @@
-"""How well a linear classifier separates action from background on frozen features: fitted on some videos, measured on others.
+"""Measures how well a linear classifier separates action from background on frozen features.
 
-A clip that lies within a segment of the ground truth takes the segment's temporal region. All other clips are left out. The
-classifier is a logistic regression on features of zero mean and unit variance, with equal weight for both classes and one fixed
-penalty. Nothing is chosen by looking at the held-out videos. Balanced accuracy is the mean of the two classes' shares of
-correctly classified clips; chance is 50 %.
+The classifier is fitted on some videos and measured on others. A clip that lies within a segment of the ground truth takes the
+segment's temporal region. All other clips are left out. The classifier is a logistic regression on features of zero mean and
+unit variance, with equal weight for both classes and one fixed penalty. Nothing is chosen by looking at the held-out videos.
+Balanced accuracy is the mean of the two classes' shares of correctly classified clips; chance is 50 %.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--test_groundtruth", required=True, metavar="CSV", help="the segments of the held-out videos")
     options = parser.parse_args(arguments)
     if len(options.features) != len(options.test_features):
-        parser.error(f"{len(options.features)} files of --features and {len(options.test_features)} of --test_features")
+        parser.error(
+            f"--features has {len(options.features)} files and --test_features has {len(options.test_features)}; give as many"
+        )
     return options
 
 

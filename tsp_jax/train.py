@@ -1,6 +1,6 @@
-"""Training: `python -m tsp_jax.train --config configs/anet_tsp.py --workdir DIR`. Run the same command again to go on.
+"""Trains a model: `python -m tsp_jax.train --config configs/anet_tsp.py --workdir DIR`. The same command continues a run.
 
-A page describes what is learned (`config`); its task (`training.task`) brings data, model, step and evaluation; the loop
+A page describes what is learned (`config`). Its task (`training.task`) brings data, model, step and evaluation. The loop
 (`training.loop`) steps, logs, evaluates and saves, so that a run that was stopped at any moment goes on to the same bits.
 """
 
@@ -35,7 +35,7 @@ TASKS: dict[str, task.Kind] = {"encoder": encoder_task}  # a page names its task
 
 
 def main(arguments: Sequence[str] | None = None, *, tasks: Mapping[str, task.Kind] = TASKS) -> int:
-    """The command. Returns the exit status: 0 all well, 1 the run failed, 2 wrong use, 130 interrupted."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 the run failed, 2 wrong use, 130 interrupted."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     malloc.keep_freed()
     compilation.keep_programs()
@@ -109,7 +109,7 @@ def _work(options: argparse.Namespace, *, tasks: Mapping[str, task.Kind], stop: 
 
 
 def read_recipe(spec: str, changes: Sequence[str], tasks: Mapping[str, task.Kind] = TASKS) -> tuple[str, Any]:
-    """The name of a page's task, and the page's recipe with the changes that flags ask for.
+    """Returns the name of a page's task, and the page's recipe with the changes that flags ask for.
 
     Args:
       spec: the page, as `config.load` takes it.
@@ -144,8 +144,8 @@ def run(
       kind: the module that describes the task.
       recipe: the recipe.
       workdir: the run's folder.
-      stop: is asked after every step whether the run has to end.
-      cores: how many CPU devices count as one, from `startup.start_devices`.
+      stop: the object that says after every step whether the run has to end.
+      cores: the number of CPU devices that count as one, from `startup.start_devices`.
       eval_only: whether to evaluate once and stop.
 
     Raises:
@@ -181,7 +181,7 @@ def run(
 def _start(
     learned: task.Task, last: run_checkpoints.Keeper, everywhere: jax.sharding.Sharding, workdir: Path
 ) -> tuple[train_step.TrainState, sums.Tally]:
-    """The state to go on from, on all devices, and the sums since the last line of the log."""
+    """Returns the state to go on from, on all devices, and the sums since the last line of the log."""
     zeros = learned.zero_sums()
     if last.latest() is None:
         state, lines = learned.start()

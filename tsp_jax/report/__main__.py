@@ -46,17 +46,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--videos videos --metrics runs/tsp/metrics.jsonl runs/tac/metrics.jsonl --output report.html",
     )
     add = parser.add_argument
-    add("--features", nargs="+", action="extend", default=[], metavar="H5", help="of the same videos, a file for each model")
-    add("--names", nargs="+", action="extend", metavar="NAME", help="of the models, one for each of --features")
+    add("--features", nargs="+", action="extend", default=[], metavar="H5",
+        help="features of the same videos, one file for each model")  # fmt: skip
+    add("--names", nargs="+", action="extend", metavar="NAME", help="names of the models, one for each of --features")
     add("--groundtruth", metavar="CSV", help="segments, as `python -m data_builders.groundtruth` writes them")
     add("--probe_groundtruth", metavar="CSV",
-        help="segments of other videos of --features, which the linear probe is fitted on; the page shows the rest. Without it "
+        help="segments of other videos of --features, on which the linear probe is fitted; the page shows the rest. By default "
         "the probe is fitted on the first, third, … video of --groundtruth by name, and measured on the others")  # fmt: skip
-    add("--predictions", metavar="JSON", help="of these videos, as `python -m tsp_jax.predict` writes them")
-    add("--videos", metavar="DIR", help="the folder of the videos, for frames of them")
+    add("--predictions", metavar="JSON", help="predictions of these videos, as `python -m tsp_jax.predict` writes them")
+    add("--videos", metavar="DIR", help="the folder of the videos, of which frames are shown")
     add("--metrics", "--plot", nargs="+", action="extend", default=[], metavar="JSONL",
         help="metrics.jsonl of training runs, whose curves are drawn")  # fmt: skip
-    add("--max_videos", type=cli.non_negative_int, default=50, metavar="N", help="so many get pictures, the first by name (50)")
+    add("--max_videos", type=cli.non_negative_int, default=50, metavar="N",
+        help="the number of videos that get pictures, the first by name (50)")  # fmt: skip
     add("--output", required=True, metavar="HTML", help="the page")
     options = parser.parse_args(arguments)
     if not options.features and not options.metrics:
@@ -65,15 +67,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         needless = ("names", "groundtruth", "probe_groundtruth", "predictions", "videos")
         given = [f"--{name}" for name in needless if getattr(options, name)]
         if given:
-            parser.error(f"{', '.join(given)} without --features")
+            parser.error(f"{', '.join(given)} can only be used with --features")
     if options.names is not None and len(options.names) != len(options.features):
-        parser.error(f"{len(options.features)} files of --features and {len(options.names)} of --names")
+        parser.error(f"--features has {len(options.features)} files and --names has {len(options.names)} names; give one each")
     if options.probe_groundtruth and not options.groundtruth:
-        parser.error("--probe_groundtruth without --groundtruth, which the probe is measured on")
+        parser.error("--probe_groundtruth needs --groundtruth, on which the probe is measured")
     output = Path(options.output)
     tables = (options.groundtruth, options.probe_groundtruth, options.predictions)
     inputs = [*options.features, *options.metrics, *(path for path in tables if path)]
-    with contextlib.suppress(ValueError, OSError):  # of names that no file can have, which are reported when they are used
+    with contextlib.suppress(ValueError, OSError):  # names that no file can have are reported when they are used
         if output.is_dir():
             parser.error(f"--output {output} is a folder; name a file, such as {output / 'report.html'}")
         if output.resolve() in {Path(path).resolve() for path in inputs}:

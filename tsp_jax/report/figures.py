@@ -1,6 +1,7 @@
-"""The pictures of a report, each as a data URI: frames of a video, similarity of its clips, scattered points, curves.
+"""Draws the pictures of a report, each as a data URI: frames of a video, similarity of its clips, points, curves.
 
-The one door to matplotlib and Pillow. No text that comes from a file is drawn here: the page shows names next to a picture.
+This is the one door to matplotlib and Pillow. No text that comes from a file is drawn here: the page shows names next to a
+picture.
 """
 
 import base64
@@ -16,15 +17,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-# White text on each has a contrast of 4.5 or better, each on a white and on a dark page 3 or better.
+# White text on each colour has a contrast of at least 4.5, and each colour one of at least 3 on a white and on a dark page.
 COLOURS = ("#2b6cd4", "#c2410c", "#15803d", "#b8409f", "#8a6d00", "#0e7c86", "#d0284a", "#7c5bd6", "#5c7a1f", "#a8572f")
 GREY = "#6b7280"
 DASHES = ("solid", "dashed", "dotted", "dashdot")
-_INK = "#010203"  # stands for the page's own colour of text, dark or light
+_INK = "#010203"  # is replaced by the page's own colour of text, dark or light
 _SVG_STYLE = "<style>svg{color:#434a54}@media(prefers-color-scheme:dark){svg{color:#b9c0ca}}</style>"
 _SHADES = 64
 _COLOUR_MAP = "viridis"
-_STYLE: Any = {  # of matplotlib
+_STYLE: Any = {  # settings of matplotlib
     "font.size": 12,
     "text.color": _INK,
     "axes.edgecolor": _INK,
@@ -43,7 +44,13 @@ _STYLE: Any = {  # of matplotlib
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
-    """Points of one colour, and their shape: a dot, or a cross."""
+    """Points of one colour.
+
+    Attributes:
+      places: x and y of each point.
+      colour: the colour of all points, as #rrggbb.
+      cross: whether the points are drawn as crosses; otherwise they are dots.
+    """
 
     places: Float[np.ndarray, "n 2"]
     colour: str
@@ -58,8 +65,8 @@ class Curve:
       x: x coordinates of the points, ascending.
       y: y coordinates of the points.
       colour: the line's colour.
-      dash: its place in `DASHES`.
-      dots: whether each point is marked.
+      dash: the place of the line's style in `DASHES`.
+      dots: whether each point is marked by a dot.
     """
 
     x: Float[np.ndarray, " n"]
@@ -70,10 +77,10 @@ class Curve:
 
 
 def strip(frames: Sequence[UInt8[np.ndarray, "h w 3"] | None], width: int = 112) -> str:
-    """Frames side by side as one JPEG; None leaves a grey place.
+    """Returns frames side by side as one JPEG. None leaves a grey place.
 
     Args:
-      frames: RGB of any sizes; each is brought to the first one's shape.
+      frames: RGB frames of any sizes; each is brought to the shape of the first one.
       width: width of each frame, in pixels.
     """
     height, whole = next((frame.shape[:2] for frame in frames if frame is not None), (3, 4))
@@ -89,7 +96,10 @@ def strip(frames: Sequence[UInt8[np.ndarray, "h w 3"] | None], width: int = 112)
 
 
 def matrix(values: Float[np.ndarray, "n m"], low: float, high: float) -> str:
-    """A matrix as a PNG with one pixel for each value, shaded from low to high; values that are not finite are transparent."""
+    """Returns a matrix as a PNG with one pixel for each value, shaded from low to high.
+
+    Values that are not finite are transparent.
+    """
     finite = np.isfinite(values)
     share = np.clip((np.where(finite, values, low) - low) / max(high - low, 1e-12), 0, 1)
     shades = np.where(finite, np.round(share * (_SHADES - 1)), _SHADES).astype(np.uint8)
@@ -102,13 +112,13 @@ def matrix(values: Float[np.ndarray, "n m"], low: float, high: float) -> str:
 
 
 def shades(count: int) -> list[str]:
-    """The colours of `matrix` from low to high, as #rrggbb."""
+    """Returns the colours of `matrix` from low to high, as #rrggbb."""
     colours = matplotlib.colormaps[_COLOUR_MAP](np.linspace(0, 1, count), bytes=True)[:, :3]
     return ["#" + bytes(colour).hex() for colour in colours]
 
 
 def scatter(groups: Sequence[Points]) -> str:
-    """Points on a transparent PNG, as wide as they lie; groups are drawn in turn."""
+    """Returns points as a transparent PNG whose edges lie close to the outermost points. Later groups cover earlier ones."""
     with matplotlib.rc_context(_STYLE):
         figure = matplotlib.figure.Figure(figsize=(4, 3.2), dpi=160)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -119,14 +129,14 @@ def scatter(groups: Sequence[Points]) -> str:
         axes.margins(0.03)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", transparent=True)
-    # Few colours are enough, and a quarter of the bytes.
+    # Few colours are enough, and take a quarter of the bytes.
     packed = io.BytesIO()
     Image.open(buffer).quantize(128, method=Image.Quantize.FASTOCTREE).save(packed, "PNG", optimize=True)
     return _data_uri("image/png", packed.getvalue())
 
 
 def curves(lines: Sequence[Curve], *, percent: bool = False, log: bool = False) -> str:
-    """Lines over steps as an SVG, which follows the page's light or dark.
+    """Returns lines over steps as an SVG, whose text is dark on a light page and light on a dark one.
 
     Args:
       lines: the lines, in the order of drawing.
@@ -163,7 +173,7 @@ def curves(lines: Sequence[Curve], *, percent: bool = False, log: bool = False) 
 def thinned(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], limit: int = 400
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """At most `limit` points of a line: means of neighbours where there are more."""
+    """Returns at most `limit` points of a line; where there are more, means of neighbouring points."""
     if len(x) <= limit:
         return x, y
     starts = np.linspace(0, len(x), limit, endpoint=False).astype(int)

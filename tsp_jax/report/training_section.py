@@ -1,4 +1,4 @@
-"""What a report says of training runs: their last numbers, and curves of all that their metrics.jsonl holds."""
+"""Describes training runs for a report: their last numbers, and curves of all that their metrics.jsonl holds."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,13 @@ _MAX_NUMBER = 1e100
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A quantity over training."""
+    """A picture of one quantity over training.
+
+    Attributes:
+      title: the quantity's name.
+      image: the picture as a data URI.
+      said: the values at the end, in words, for readers who do not see the picture.
+    """
 
     title: str
     image: str
@@ -28,7 +34,17 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run: its name, colour and last numbers."""
+    """The last numbers of a training run.
+
+    Attributes:
+      name: the run's name.
+      colour: the colour of the run's curves, as #rrggbb.
+      steps: number of steps.
+      evaluations: number of evaluations.
+      last_loss: the last training loss; None if none was logged.
+      best_accuracy: the highest mean accuracy of an evaluation, 0 to 1; None if there was none.
+      best_epoch: the epoch of that evaluation, counted from 0.
+    """
 
     name: str
     colour: str
@@ -41,7 +57,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The runs and their charts."""
+    """The training runs of a report.
+
+    Attributes:
+      runs: the runs, in the order of the files.
+      charts: the pictures.
+      dropped: number of charts that are left out.
+    """
 
     runs: list[Run]
     charts: list[Chart]
@@ -49,7 +71,7 @@ class Training:
 
 
 def read(paths: Sequence[str]) -> Training:
-    """The runs' numbers and curves.
+    """Returns the numbers and curves of the runs with these metrics.jsonl.
 
     Raises:
       OSError, ValueError: a file is missing, or is not a metrics.jsonl.
@@ -68,7 +90,7 @@ def read(paths: Sequence[str]) -> Training:
 
 
 def _metrics(path: Path) -> list[run_log.Line]:
-    """The lines of a metrics.jsonl, with nothing in them but finite numbers and the split.
+    """Returns the lines of a metrics.jsonl, reduced to finite numbers and the split.
 
     Raises:
       OSError, ValueError: the file is missing, or holds something else.
@@ -94,13 +116,13 @@ def _metrics(path: Path) -> list[run_log.Line]:
 
 
 def _finite(value: Any) -> float | None:
-    """A number of JSON that is finite and of a size that can be drawn, or None."""
+    """Returns a number that is finite and small enough to be drawn; None for any other value of JSON."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain and abs(value) < _MAX_NUMBER else None  # NaN is not below
 
 
 def _rank(key: str) -> tuple[object, ...]:
-    """The order of charts."""
+    """Returns the key by which charts are sorted: first the loss and the mean accuracy, then those of single heads."""
     return key != "loss", key != "mean_accuracy", not key.startswith("loss_"), not key.startswith("accuracy_"), key
 
 
@@ -121,14 +143,14 @@ def _run(name: str, colour: str, lines: Sequence[run_log.Line]) -> Run:
 
 
 def _series(lines: Sequence[run_log.Line], split: str, key: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Steps and values of a key."""
+    """Returns the steps and the values of a key in the lines of a split."""
     pairs = [(line["step"], line[key]) for line in lines if line["split"] == split and key in line]
     x, y = np.array(pairs, np.float64).reshape(-1, 2).T
     return x, y
 
 
 def _chart(key: str, names: Sequence[str], colours: Sequence[str], runs: Sequence[Sequence[run_log.Line]]) -> Chart:
-    """A quantity of all runs: training as a thin line, evaluations with dots."""
+    """Returns the chart of a quantity of all runs: training as a thin line, evaluations with dots."""
     percent = key == "mean_accuracy" or key.startswith("accuracy_")
     curves, said = [], []
     for name, colour, lines in zip(names, colours, runs, strict=True):
@@ -138,7 +160,7 @@ def _chart(key: str, names: Sequence[str], colours: Sequence[str], runs: Sequenc
                 curves.append(figures.Curve(*figures.thinned(x, y), colour, dots=split == "valid"))
                 value = f"{y[-1]:.1%}" if percent else f"{y[-1]:.4g}"
                 said.append(f"{name} {'in evaluation' if split == 'valid' else 'in training'} {value}")
-    # One early step of a great loss would flatten all that follows.
+    # One early step with a large loss would flatten all that follows.
     values = np.concatenate([curve.y for curve in curves])
     log = not percent and bool(np.all(values > 0) and values.max() > 10 * np.median(values))
     return Chart(key.replace("_", " "), figures.curves(curves, percent=percent, log=log), f"at the end: {'; '.join(said)}")
@@ -147,7 +169,7 @@ def _chart(key: str, names: Sequence[str], colours: Sequence[str], runs: Sequenc
 def _rates_chart(
     rates: Sequence[str], names: Sequence[str], colours: Sequence[str], runs: Sequence[Sequence[run_log.Line]]
 ) -> Chart:
-    """Learning rates of all runs; groups of parameters that have the same one are drawn once."""
+    """Returns the chart of all runs' learning rates. Groups of parameters with the same learning rate are drawn once."""
     groups: dict[tuple[bytes, ...], list[str]] = {}
     for key in rates:
         groups.setdefault(tuple(_series(lines, "train", key)[1].tobytes() for lines in runs), []).append(key)

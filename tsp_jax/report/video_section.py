@@ -1,4 +1,4 @@
-"""What a report says of one video: a row of the list, and pictures along its time."""
+"""Describes one video for a report: a row of the list, and pictures along the video's time."""
 
 import dataclasses
 import math
@@ -12,18 +12,29 @@ from tsp_jax import clip_times, features, groundtruth, predictions
 from tsp_jax.report import figures
 from tsp_jax.video import decoding, scanning
 
-THUMBNAILS = 10
-MATRIX_CLIPS = 200  # a matrix has at most as many rows
-LISTED_CLASSES = 5
-LISTED_SEGMENTS = 20  # of the predictions, and of the ground truth in the table
-DRAWN_SEGMENTS = 200
-LANES = 4  # of segments that overlap
-OTHER = -1  # in place of a class's colour: grey, for those that have none of their own
+THUMBNAILS = 10  # number of frames in a strip
+MATRIX_CLIPS = 200  # the largest number of rows of a matrix
+LISTED_CLASSES = 5  # the largest number of predicted classes that are listed
+LISTED_SEGMENTS = 20  # the largest number of predicted segments, and of annotated ones in the table
+DRAWN_SEGMENTS = 200  # the largest number of segments that are drawn
+LANES = 4  # the number of lanes in which overlapping segments are drawn
+OTHER = -1  # the colour number of classes without a colour of their own, which are grey
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A segment on a scale: percentages from its left end, the lane (-1: no room), the colour's number, and what it is."""
+    """A segment on a scale of time.
+
+    Attributes:
+      left: the segment's start, in percent of the scale.
+      width: the segment's length, in percent of the scale.
+      lane: the lane in which the segment is drawn; -1 if there is no room for it.
+      colour: the number of its class's colour, or `OTHER`.
+      label: its class.
+      start_sec: its start in seconds.
+      end_sec: its end in seconds.
+      score: its score; None for an annotated segment.
+    """
 
     left: float
     width: float
@@ -37,7 +48,18 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Similarity of the clips by one model: the picture, the values of its extreme shades, its scale of time."""
+    """The similarity of a video's clips by one model.
+
+    Attributes:
+      model: the model's name.
+      image: the picture as a data URI.
+      low: the similarity that has the darkest shade.
+      high: the similarity that has the lightest shade.
+      every: the picture shows every n-th clip.
+      start_sec: the time at the picture's left edge, in seconds.
+      end_sec: the time at the picture's right edge, in seconds.
+      bars: the annotated segments along the picture's edges.
+    """
 
     model: str
     image: str
@@ -51,7 +73,14 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Probability:
-    """Foreground over time: a line's points on a field of 1000 by 100, and what they say."""
+    """The probability of foreground over time.
+
+    Attributes:
+      points: the points of the line, as SVG on a field of 1000 by 100.
+      mean: the mean probability, 0 to 1.
+      highest: the highest probability.
+      highest_sec: the time of the highest probability, in seconds.
+    """
 
     points: str
     mean: float
@@ -61,7 +90,16 @@ class Probability:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """The pictures of a video, each empty or None if there is no data for it."""
+    """The pictures of a video, each empty or None if there is no data for it.
+
+    Attributes:
+      truth: the annotated segments on the video's scale of time.
+      predictions: the best predicted segments on the same scale.
+      probability: the probability of foreground.
+      strip: frames of the video as a data URI.
+      matrices: the similarity of the clips, one for each model.
+      ticks: marks of the scale: place in percent, and label.
+    """
 
     truth: list[Bar]
     predictions: list[Bar]
@@ -73,7 +111,17 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A video. A field is None if no file gives it; pictures are None for a video that gets none."""
+    """All that the page shows of a video.
+
+    Attributes:
+      name: the video's name.
+      duration_sec: its length in seconds.
+      clips: number of its clips.
+      actions: number of annotated actions; None without a ground truth.
+      predicted: number of predicted segments; None without predictions.
+      classes: the predicted classes of the clips and their probabilities, the highest first.
+      pictures: its pictures; None for a video that is only listed.
+    """
 
     name: str
     duration_sec: float
@@ -91,13 +139,13 @@ def describe(
     colours: Mapping[str, int],
     strip: str | None,
 ) -> Part:
-    """All that the page says of a video.
+    """Returns all that the page shows of a video.
 
     Args:
-      by_model: the video's features, by the names of the models; at least one.
+      by_model: the video's features by the name of the model; there is at least one.
       truth: the video's annotated segments.
       predicted: predictions of this video and others.
-      colours: colours of the classes; a class without one gets `OTHER`.
+      colours: the number of each class's colour; a class without one gets `OTHER`.
       strip: the video's frames as a data URI, or empty; None for a video without pictures.
     """
     found = next(iter(by_model.values()))
@@ -155,19 +203,22 @@ def _read_frames(scanned: scanning.Scan) -> tuple[list[np.ndarray | None], decod
 
 
 def finite(found: features.VideoFeatures) -> Bool[np.ndarray, " n"]:
-    """Which clips hold neither NaN nor infinity."""
+    """Returns for each clip whether its features are all finite."""
     return np.all(np.isfinite(found.features), axis=1)
 
 
 def time(seconds: float) -> str:
-    """Seconds as 12.5 s below a minute, and as 2:05 above."""
+    """Returns seconds as text: `12.5 s` below a minute, and `2:05` above."""
     return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
 
 
 def bars(
     spans: Iterable[tuple[float, float, str, float | None]], colours: Mapping[str, int], start_sec: float, end_sec: float
 ) -> list[Bar]:
-    """Segments (start, end, label, score) as bars on a scale of time, cut off where it ends; overlapping ones lie in lanes."""
+    """Returns segments (start, end, label, score) as bars on a scale of time. Overlapping segments lie in different lanes.
+
+    Segments are cut off at the ends of the scale, and left out if they lie outside.
+    """
     found: list[Bar] = []
     lanes: list[list[tuple[float, float]]] = [[] for _ in range(LANES)]
     scale = 100 / max(end_sec - start_sec, 1e-9)
@@ -190,7 +241,7 @@ def matrix(
     spans: Iterable[tuple[float, float, str, float | None]],
     colours: Mapping[str, int],
 ) -> Matrix | None:
-    """Cosine similarity of a video's clips, each with each; None where there are fewer than two."""
+    """Returns the cosine similarity of a video's clips, each with each; None if there are fewer than two clips."""
     numbers = clip_times.clip_numbers(found)
     if len(numbers) < 2:
         return None
@@ -206,7 +257,7 @@ def matrix(
     if not len(different):
         return None
     low, high = (float(value) for value in np.percentile(different, (1, 99)))
-    # A clip stands for the time around its middle.
+    # A clip shows the time around its middle.
     frame_rate = float(found.attributes["frame_rate"])
     hop_sec = every * int(found.attributes["stride"]) / frame_rate
     start_sec = (int(found.attributes["clip_len"]) / frame_rate - hop_sec) / 2
@@ -216,7 +267,7 @@ def matrix(
 
 
 def _classes(said: predictions.Video, labels: Sequence[str]) -> list[tuple[str, float]]:
-    """Classes by falling mean probability over a video's clips, which weigh as their foreground does."""
+    """Returns the classes of highest mean probability over a video's clips, each clip weighted by its foreground."""
     if said.top_classes is None or said.top_probabilities is None or not len(said.top_classes):
         return []
     weight = np.ones(len(said.top_classes)) if said.foreground is None else said.foreground.astype(np.float64)
@@ -227,7 +278,7 @@ def _classes(said: predictions.Video, labels: Sequence[str]) -> list[tuple[str, 
 
 
 def _probability(said: predictions.Video, clip_len_sec: float, duration_sec: float) -> Probability | None:
-    """Foreground probability over time by a model that predicts it; each clip is drawn at its middle."""
+    """Returns the probability of foreground over time; None if it is not predicted. Each clip is drawn at its middle."""
     if said.foreground is None or not len(said.foreground):
         return None
     middle_sec, values = said.start_sec + clip_len_sec / 2, said.foreground.astype(np.float64)
@@ -238,7 +289,7 @@ def _probability(said: predictions.Video, clip_len_sec: float, duration_sec: flo
 
 
 def _ticks(duration_sec: float) -> list[tuple[float, str]]:
-    """Marks on a video's scale of time: place in percent, and label."""
+    """Returns the marks on a video's scale of time: place in percent, and label."""
     steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
     step = next((step for step in steps if duration_sec / step <= 8), 3600 * math.ceil(duration_sec / 3600 / 8))
     marks = np.arange(0, 0.95 * duration_sec, step)  # a label has to fit before the end

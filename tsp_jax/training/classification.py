@@ -14,7 +14,7 @@ from tsp_jax import transforms
 from tsp_jax.models import tsp
 from tsp_jax.training import train_step
 
-LABELS = ("action", "temporal_region")  # what a head can predict
+LABELS = ("action", "temporal_region")  # the labels that a head can predict
 MISSING = -1  # the label of a row without one
 
 
@@ -22,7 +22,7 @@ Prepare = Callable[[train_step.Batch, DTypeLike], Float[Array, "b t h w 3"]]
 
 
 class Counts(NamedTuple):
-    """Sums over clips, one entry a head. The `+` of two named tuples joins them: use `add`.
+    """Sums over clips, one entry for each head. They are added by `sums.add`: the `+` of two named tuples joins them.
 
     Attributes:
       loss_sum: the cross-entropy summed over the labelled clips.
@@ -36,17 +36,17 @@ class Counts(NamedTuple):
 
 
 def cross_entropy_sum(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """Cross-entropy summed over the labelled rows; rows whose label is -1 add exactly 0, to the gradient too."""
+    """Returns the cross-entropy summed over the labelled rows. Rows whose label is -1 add exactly 0, to the gradient too."""
     return -jnp.sum(jnp.where(labels == MISSING, 0, _log_likelihood(logits, labels)))
 
 
 def labelled(labels: Int[Array, " b"]) -> Int[Array, ""]:
-    """The number of rows that have a label, int32."""
+    """Returns the number of rows that have a label, int32."""
     return jnp.sum(labels != MISSING, dtype=jnp.int32)
 
 
 def mean(total: Float[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
-    """A mean cross-entropy from its sum; 0 if no row is labelled, as is its gradient.
+    """Returns a mean cross-entropy from its sum. If no row is labelled, the mean and its gradient are 0.
 
     Source: TSP, released training code; differs: without any label the original logs 0 (PyTorch 1.4) or NaN (2.x).
     """
@@ -54,30 +54,30 @@ def mean(total: Float[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def weighted_sum(head_losses: Sequence[Float[Array, ""]], alphas: Sequence[float]) -> Float[Array, ""]:
-    """The sum of the heads' losses, each times its alpha."""
+    """Returns the sum of the heads' losses, each times its alpha."""
     return sum((alpha * loss for alpha, loss in zip(alphas, head_losses, strict=True)), start=jnp.zeros(()))
 
 
 def count(
     loss_sums: Sequence[Float[Array, ""]], logits: Sequence[Float[Array, "b _"]], labels: Sequence[Int[Array, " b"]]
 ) -> Counts:
-    """The counts of one batch, on the device, int32 but for the losses. A label of -1 is a missing one."""
+    """Returns the counts of one batch, on the device; all but the losses are int32. A label of -1 is a missing one."""
     hits = [jnp.sum((jnp.argmax(x, axis=-1) == y) & (y >= 0), dtype=jnp.int32) for x, y in zip(logits, labels, strict=True)]
     rows = [jnp.sum(y >= 0, dtype=jnp.int32) for y in labels]
     return Counts(jnp.stack(list(loss_sums)), jnp.stack(hits), jnp.stack(rows))
 
 
 def zero(heads: int) -> Counts:
-    """The counts of no clip, as NumPy arrays."""
+    """Returns the counts of no clip, as NumPy arrays."""
     return Counts(np.zeros(heads), np.zeros(heads, np.int64), np.zeros(heads, np.int64))
 
 
 def summarize(counts: Counts, heads: Sequence[str], alphas: Sequence[float]) -> dict[str, float]:
-    """Metrics from counts.
+    """Returns metrics from counts.
 
-    Keys: `loss_HEAD` and `accuracy_HEAD` (0 to 1) for each head, over the clips that have its label; `loss`, the heads'
-    losses weighted by alpha; `mean_accuracy`, the plain mean of the heads' accuracies. A head without any labelled clip has
-    NaN, and so have the means that it takes part in.
+    The keys are `loss_HEAD` and `accuracy_HEAD` (0 to 1) for each head, over the clips that have its label; `loss`, the heads'
+    losses weighted by alpha; and `mean_accuracy`, the plain mean of the heads' accuracies. The values of a head without any
+    labelled clip are NaN, and so are the means that it takes part in.
 
     Source: TSP, released training code (accuracies and their mean); differs: the original's validation loss is the mean
     over batches of each batch's mean, so that it depends on how the clips fell into batches.
@@ -94,7 +94,9 @@ def summarize(counts: Counts, heads: Sequence[str], alphas: Sequence[float]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ClipLoss:
-    """The sum over heads of alpha times the mean cross-entropy over the rows that have that head's label; a `train_step.Loss`.
+    """The loss of clips: the sum over heads of alpha times the head's mean cross-entropy over its labelled rows.
+
+    It is a `train_step.Loss`.
 
     A batch has `video` uint8[b, t, 128, 171, 3], `crop` int32[b, 2], `flip` bool[b], the labels of each head, int32[b] with
     -1 for a missing one, and `gvf` float32[b, f] if the model reads it.
@@ -165,5 +167,5 @@ class ClipLoss:
 
 
 def _log_likelihood(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
-    """Log-probability of each row's label; of class 0 where it has none."""
+    """Returns the log-probability of each row's label, and that of class 0 for a row without a label."""
     return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]

@@ -93,7 +93,11 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The weight of each head's loss."""
+    """The loss.
+
+    Attributes:
+      alphas: the weight of each head's loss.
+    """
 
     alphas: tuple[float, ...]
 
@@ -130,7 +134,11 @@ class Init:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole recipe, checked."""
+    """A whole recipe, checked. Its sections are the dataclasses above.
+
+    Attributes:
+      seed: seed of every random draw.
+    """
 
     model: Model
     data: Data
@@ -143,7 +151,7 @@ class Recipe:
 
     @property
     def model_config(self) -> tsp.ModelConfig:
-        """What the network is built from."""
+        """The configuration that the network is built from."""
         return tsp.ModelConfig(self.model.backbone, self.model.label_counts, gvf=bool(self.data.gvf))
 
     @classmethod
@@ -181,7 +189,7 @@ class Recipe:
 
 
 def recipe(**sections: Any) -> ml_collections.ConfigDict:
-    """A recipe page's content, made of the sections of `Recipe` as dicts, with the defaults filled in.
+    """Returns a recipe page's content, made of the sections of `Recipe` as dicts, with the defaults filled in.
 
     Raises:
       TypeError: a section or key is misspelt or missing.
@@ -192,7 +200,7 @@ def recipe(**sections: Any) -> ml_collections.ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The data of a recipe, opened.
+    """The opened splits of a recipe.
 
     Attributes:
       train: the split to train on.
@@ -206,12 +214,17 @@ class Splits:
 
 
 def rows_per_device(recipe: Recipe) -> int:
-    """The clips that the cores of a device share at a time."""
+    """Returns the number of clips that the cores of a device share at a time."""
     return recipe.data.batch_size // recipe.compute.accumulate
 
 
 def open_data(recipe: Recipe) -> Splits:
-    """Opens the records of both splits. Raises ValueError if the model's heads and inputs don't match them."""
+    """Returns the opened records of both splits.
+
+    Raises:
+      ValueError: the model's heads or inputs don't match the records.
+      RecordsError, FeatureFileError: the records or the global features can't be used.
+    """
     names = {"train": recipe.data.train_split, "valid": recipe.data.valid_split}
     opened = {
         role: input_pipeline.open_split(recipe.data.folder, name, recipe.data.gvf or None) for role, name in names.items()
@@ -234,7 +247,7 @@ def open_data(recipe: Recipe) -> Splits:
 
 
 def group_of(params: optim.Params) -> optim.Params:
-    """The same tree with each parameter's group, of GROUPS, in its place."""
+    """Returns the tree with the name of each parameter's group, one of GROUPS, in the parameter's place."""
 
     def name(path: tuple[Any, ...], _: Any) -> str:
         first, second = (getattr(key, "key", "") for key in (*path, None)[:2])
@@ -246,7 +259,7 @@ def group_of(params: optim.Params) -> optim.Params:
 
 
 def make_optimizer(chosen: Optim, steps_per_epoch: int, devices: int) -> optim.Optimizer:
-    """SGD in GROUPS, its schedule in iterations and its learning rates scaled by the devices if the recipe asks for it."""
+    """Returns SGD with a learning rate for each of GROUPS, scaled by the number of devices if the recipe asks for it."""
     scale = devices if chosen.scale_lr_with_devices else 1
     rates = {group: getattr(chosen, f"{group}_lr") * scale for group in GROUPS}
     milestones = tuple(epoch * steps_per_epoch for epoch in chosen.milestones)
@@ -255,10 +268,10 @@ def make_optimizer(chosen: Optim, steps_per_epoch: int, devices: int) -> optim.O
 
 
 def make(recipe: Recipe, data: Splits, mesh: Mesh, devices: int) -> "EncoderTask":
-    """The task; see `task.Kind.make`.
+    """Returns the task; see `task.Kind.make`.
 
     Raises:
-      ValueError: a run that began with so many devices can't be split evenly over these.
+      ValueError: the batch of a run that began with `devices` devices can't be split evenly over those of the mesh.
     """
     batch_size, now = recipe.data.batch_size * devices, mesh.shape[sharding.DATA]
     if batch_size % (now * recipe.compute.accumulate):
@@ -270,7 +283,7 @@ def make(recipe: Recipe, data: Splits, mesh: Mesh, devices: int) -> "EncoderTask
 
 
 class EncoderTask:
-    """Training an encoder by a recipe; a `task.Task`."""
+    """Trains an encoder by a recipe. It is a `task.Task`."""
 
     unit, best_metric = "clips", "mean_accuracy"
 
@@ -339,9 +352,9 @@ class EncoderTask:
         return {group: float(rate) for group, rate in self._optimizer.learning_rates(done).items()}
 
     def evaluate(self, state: train_step.TrainState, stop: interruption.Interruption) -> dict[str, float] | None:
-        """Returns `classification.summarize`'s metrics over all validation clips, which are always the same.
+        """Returns the metrics of `classification.summarize` over all validation clips, which are always the same.
 
-        None if the run was asked to stop first.
+        Returns None if the run was asked to stop first.
 
         Raises:
           UserError: a record is damaged.
@@ -384,7 +397,7 @@ class EncoderTask:
 
 
 def host_batches(batches: Iterator[input_pipeline.Batch], split: input_pipeline.Split) -> Iterator[task.HostBatch]:
-    """The batches without the arrays that name their clips; these describe the rows instead."""
+    """Yields the batches without the arrays that name their clips; each batch has a function that describes them instead."""
     try:
         for batch in batches:
             arrays = {key: rows for key, rows in batch.items() if key not in ("segment", "place")}

@@ -15,10 +15,11 @@ from tsp_jax.training import processes, sums
 
 
 class Interruption:
-    """Turns SIGTERM and SIGINT into an answer of `due`, which a run asks for where it can save; for use in `with`.
+    """Turns SIGTERM and SIGINT into an answer of `due`, which a run calls where it can save; for use in `with`.
 
-    Until the run is patient, and at a second signal, they raise KeyboardInterrupt. If one of several processes gets the signal,
-    all of them learn of it at the same call of `due`: JAX takes SIGTERM over when they join, and SIGINT is handed on to it.
+    Before `be_patient` is called, and at a second signal, they raise KeyboardInterrupt. If one of several processes gets the
+    signal, all of them learn of it at the same call of `due`: JAX handles SIGTERM once they have joined, and SIGINT is handed
+    on to it.
     """
 
     def __init__(self):

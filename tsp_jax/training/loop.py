@@ -14,7 +14,7 @@ from tsp_jax.training import feed, interruption, processes, run_checkpoints, run
 
 
 class Loop:
-    """A run from its first step, or the one after its last checkpoint, to its end."""
+    """Runs a task from its first step, or from the one after the last checkpoint, to the end."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Loop:
           learned: the task.
           settings: how often the run logs and saves.
           workdir: the run's folder.
-          stop: is asked after every step whether the run has to end.
+          stop: the object that says after every step whether the run has to end.
           last: the folder of the last state.
           best: the folder of the best state.
           state: the state to go on from, on the devices.
@@ -128,6 +128,7 @@ class Loop:
         self._tally = sums.zero(self._task.zero_sums())
 
     def _save(self) -> None:
+        """Saves the state, after the lines of the log are on the disk."""
         if self._log is not None:
             self._log.sync()
         self._last.save(self._step, self._state, {"step": self._step, "tally": self._tally.to_json()})
@@ -163,20 +164,21 @@ class Loop:
 
 
 def total_steps(learned: task.Task) -> int:
-    """The steps of a whole run."""
+    """Returns the number of steps of a whole run."""
     return learned.steps_per_epoch * learned.epochs
 
 
 def waits_for_steps(mesh: Mesh) -> bool:
-    """Whether the host waits for each step before it goes on: on a CPU, where two steps at once would need the memory of both.
+    """Returns whether the host waits for each step before it goes on.
 
-    On a GPU or TPU the host runs ahead of the devices until a log line or a checkpoint is due.
+    It does so on a CPU, where two steps at once would need the memory of both. On a GPU or TPU the host runs ahead of the
+    devices until a log line or a checkpoint is due.
     """
     return mesh.devices.flat[0].platform == "cpu"
 
 
 class _Speed:
-    """The speed of a run from one line of its log to the next."""
+    """Measures the speed of a run from one line of its log to the next."""
 
     def __init__(self, at: int):
         self._step, self._since = at, time.perf_counter()
@@ -194,5 +196,5 @@ class _Speed:
 
 
 def _is_multiple(at: int, every: int) -> bool:
-    """Whether a step is a multiple of a number; False if that number is 0."""
+    """Returns whether a step is a multiple of a number; False if that number is 0."""
     return every > 0 and at % every == 0

@@ -14,8 +14,8 @@ WARMUP_START = 1e-5  # the share of the learning rate at iteration 0 of `warmup_
 
 Params = dict[str, Any]
 Step = Int[Array, ""] | int
-Schedule = Callable[[Any], Float[Array, ""]]  # from the iteration, an int or int32[], to a factor
-GroupOf = Callable[[Params], Params]  # the same tree with the name of each parameter's group in its place
+Schedule = Callable[[Any], Float[Array, ""]]  # a function from the iteration, an int or int32[], to a factor
+GroupOf = Callable[[Params], Params]  # a function to the tree that has each parameter's group in the parameter's place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Optimizer:
 def sgd(
     rates: Mapping[str, float], group_of: GroupOf, schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> Optimizer:
-    """SGD with momentum and weight decay on every parameter, BatchNorm's and biases too.
+    """Returns SGD with momentum, and weight decay on every parameter, including biases and those of BatchNorm.
 
     `g += weight_decay * p; buffer = momentum * buffer + g; p -= rate * schedule(step) * buffer`; the buffer is 0 at first.
 
@@ -83,7 +83,7 @@ def adamw(
     no_decay: frozenset[str] = frozenset(),
     clip_norm: float | None = None,
 ) -> Optimizer:
-    """AdamW (b1 0.9, b2 0.999, eps 1e-8) with decoupled weight decay.
+    """Returns AdamW (b1 0.9, b2 0.999, eps 1e-8) with decoupled weight decay.
 
     Args:
       rates: each group's learning rate.
@@ -106,10 +106,12 @@ def adamw(
 
 
 def warmup_multistep(warmup_steps: int, milestones: tuple[int, ...], gamma: float) -> Schedule:
-    """The factor on every learning rate at iteration i, counted from 0.
+    """Returns the factor on every learning rate at iteration i, counted from 0.
 
-    `(1e-5 * (1 - i / W) + i / W)` below W = warmup_steps and 1 from there on, times `gamma ** k` once k milestones (in
-    iterations) are reached. Source: TSP, released scheduler, which torchvision's video references share.
+    It is `(1e-5 * (1 - i / W) + i / W)` below W = warmup_steps and 1 from there on, times `gamma ** k` once k milestones (in
+    iterations) are reached.
+
+    Source: TSP, released scheduler, which torchvision's video references share.
     """
 
     def factor(step: Step) -> Float[Array, ""]:
@@ -123,7 +125,10 @@ def warmup_multistep(warmup_steps: int, milestones: tuple[int, ...], gamma: floa
 
 
 def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
-    """The factor on every learning rate at iteration i: `i / W` below W = warmup_steps, then half a cosine from 1 to 0."""
+    """Returns the factor on every learning rate at iteration i.
+
+    It is `i / W` below W = warmup_steps, and then half a cosine from 1 to 0.
+    """
 
     def factor(step: Step) -> Float[Array, ""]:
         at = jnp.asarray(step, jnp.result_type(float))
@@ -134,18 +139,18 @@ def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
 
 
 def moving_average(average: Params, params: Params, decay: float) -> Params:
-    """`decay * average + (1 - decay) * params`, leaf by leaf."""
+    """Returns `decay * average + (1 - decay) * params`, leaf by leaf."""
     moved: Any = optax.incremental_update(params, average, 1 - decay)
     return moved
 
 
 def norm(tree: Params) -> Float[Array, ""]:
-    """The L2 norm of all leaves together."""
+    """Returns the L2 norm of all leaves together."""
     return optax.tree.norm(tree)
 
 
 def merge(first: Params, second: Params) -> Params:
-    """Joins two trees that share no leaf: what `Optimizer.split` took apart."""
+    """Returns one tree from two that share no leaf, such as the two that `Optimizer.split` returned."""
     both = first.keys() & second.keys()
     return {**first, **second, **{key: merge(first[key], second[key]) for key in both}}
 
@@ -164,7 +169,7 @@ def _by_group(
 
 
 def _filter(tree: Params, keep: Params, value: bool) -> Params:
-    """The leaves where `keep` is `value`; branches without any are left out."""
+    """Returns the leaves where `keep` is `value`; branches without any are left out."""
     kept = {}
     for key, branch in tree.items():
         if isinstance(branch, dict):

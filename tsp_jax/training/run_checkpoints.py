@@ -13,11 +13,11 @@ _DIGEST = "state_sha256"  # a key of the stored metadata; TensorStore's arrays h
 
 
 class Keeper:
-    """A folder that holds the last state saved, by its step.
+    """Keeps the last state saved, in a folder with one folder inside that is named by the step.
 
-    A state appears under its step whole or not at all, and the one before goes only when the new one is there; what a killed
-    process left unfinished is swept up. Every process of a run has one, and calls it as the others do: they share the folder.
-    Any number of devices and processes reads what any other wrote.
+    A state appears whole or not at all, and the state before is removed only when the new one is there. What a killed process
+    left unfinished is removed. Every process of a run has a keeper of the same folder, and calls it as the others do. A state
+    can be read with other numbers of devices and processes than it was written with.
     """
 
     def __init__(self, folder: str | Path, *, read_only: bool = False):
@@ -34,22 +34,22 @@ class Keeper:
         self._manager = None if empty else ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def latest(self) -> int | None:
-        """The step of the state that is there."""
+        """Returns the step of the state in the folder; None if there is none."""
         return None if self._manager is None else self._manager.latest_step()
 
     def metadata(self) -> Metadata:
-        """Returns the metadata of the state that is there.
+        """Returns the metadata of the state in the folder.
 
         Raises:
-          ValueError: it can't be read.
+          ValueError: the metadata can't be read.
         """
         stored = self._read(ocp.args.Composite(page=ocp.args.JsonRestore()))["page"]
         return {key: value for key, value in stored.items() if key != _DIGEST}
 
     def save(self, step: int, state: Any, metadata: Metadata) -> None:
-        """Saves a state of arrays; on return these may be given away, while the files are still being written.
+        """Saves a state in the background. On return its arrays may be donated, although the files are still being written.
 
-        A state that is there under this step already stays.
+        If a state of this step is there already, it stays as it is.
 
         Raises:
           OSError: this state, or the one before, can't be written.
@@ -65,10 +65,13 @@ class Keeper:
             raise OSError(f"{self._folder}: the state of step {step} can't be saved ({errors.first_line(error)})") from error
 
     def restore(self, like: Any) -> tuple[Any, Metadata]:
-        """Returns the state that is there, as `like`, a tree of `jax.ShapeDtypeStruct`s with shardings, and its metadata.
+        """Returns the state in the folder, placed as `like` says, and its metadata.
+
+        Args:
+          like: the state as a tree of `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          ValueError: it can't be read, or is not of this shape.
+          ValueError: the state can't be read, or has another structure than `like`.
         """
         wanted, latest, found = trees.leaves(like), self.latest(), {}
         if self._manager is not None and latest is not None:
@@ -86,10 +89,10 @@ class Keeper:
         return jax.tree_util.tree_unflatten(structure, [read["state"][key] for key in wanted]), metadata
 
     def wait(self) -> None:
-        """Returns when what was saved is there.
+        """Waits until the state that was saved is in the folder.
 
         Raises:
-          OSError: it can't be written.
+          OSError: the state can't be written.
         """
         try:
             if self._manager is not None:
@@ -98,10 +101,10 @@ class Keeper:
             raise OSError(f"{self._folder}: a state can't be saved ({errors.first_line(error)})") from error
 
     def close(self) -> None:
-        """Waits, and ends what works in the background.
+        """Waits as `wait` does, and ends the threads that work in the background.
 
         Raises:
-          OSError: what was saved can't be written.
+          OSError: the state that was saved can't be written.
         """
         self.wait()
         if self._manager is not None:

@@ -1,7 +1,7 @@
 """The log of a run: `metrics.jsonl`, `results.txt`, TensorBoard events, and the console.
 
-`metrics.jsonl` holds nothing but what follows from config and seed, so that a run that was interrupted writes the same bytes
-as one that was not. Speeds go to the events and the console alone.
+`metrics.jsonl` holds only what follows from config and seed. So a run that was interrupted writes the same bytes as one that
+was not. Speeds go only to the events and the console.
 """
 
 import json
@@ -20,7 +20,7 @@ Line = dict[str, Any]
 
 
 class Log:
-    """The files of a run, and its console. Of several processes one has it.
+    """Writes the files of a run and its console. Only the first of several processes has a log.
 
     A line has a `step`, the number of steps that are done, and a `split`: `train` for the steps since the line before, or
     `valid` for an evaluation.
@@ -96,7 +96,7 @@ class Log:
         self._progress.say(text, sys.stdout)
 
     def sync(self) -> None:
-        """Brings the lines to the disk; no checkpoint may know of more than they do.
+        """Makes the lines reach the disk. Call it before a checkpoint is saved, so that no checkpoint is ahead of the log.
 
         Raises:
           OSError: the writing failed.
@@ -126,13 +126,13 @@ class Log:
 
 
 def line(values: Mapping[str, Any], *, split: str, step: int, epoch: int) -> Line:
-    """A line of `metrics.jsonl`; a number that is not finite becomes null."""
+    """Returns a line of `metrics.jsonl`; a number that is not finite becomes null."""
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
     return {"split": split, "step": step, "epoch": epoch, **finite}
 
 
 def read(path: Path) -> list[Line]:
-    """The whole lines of a `metrics.jsonl`, none if there is no such file; a kill may have left a part of the last one."""
+    """Returns the whole lines of a `metrics.jsonl`: none if there is no such file. A kill may leave a part of the last line."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

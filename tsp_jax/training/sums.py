@@ -78,7 +78,7 @@ class Tally:
 
 
 def zero(sums: train_step.Sums) -> Tally:
-    """The tally of no step.
+    """Returns the tally of no step.
 
     Args:
       sums: the task's sums of no row.
@@ -87,10 +87,10 @@ def zero(sums: train_step.Sums) -> Tally:
 
 
 def from_json(content: Mapping[str, Any], zeros: train_step.Sums) -> Tally:
-    """The tally that `Tally.to_json` was called on, to the bit.
+    """Returns the tally that `Tally.to_json` was called on, to the bit.
 
     Args:
-      content: the JSON object that it returned.
+      content: the JSON object that `Tally.to_json` returned.
       zeros: the task's sums of no row, whose structure and dtypes the result has.
     """
     leaves, structure = jax.tree.flatten(zeros)
@@ -99,5 +99,5 @@ def from_json(content: Mapping[str, Any], zeros: train_step.Sums) -> Tally:
 
 
 def add(total: train_step.Sums, more: train_step.Sums) -> train_step.Sums:
-    """Adds sums of a batch to a total, in the total's dtypes: float32 would lose an epoch's last digits."""
+    """Returns the total plus the sums of a batch, in the total's dtypes: float32 would lose an epoch's last digits."""
     return jax.tree.map(lambda a, b: a + np.asarray(b).astype(a.dtype), total, more)

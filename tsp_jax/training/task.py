@@ -1,4 +1,4 @@
-"""What training knows of the thing that is learned: the protocol of a task, and of the module that describes one."""
+"""The protocol of a task, which is all that training knows of what it trains, and of the module that describes a task."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -24,26 +24,26 @@ class HostBatch(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a run learns. The loop knows nothing else of it."""
+    """The thing that a run trains. The loop knows nothing else of it."""
 
     @property
     def unit(self) -> str:
-        """What a row of a batch is, in the plural, such as "clips"; the run's speed is given in it."""
+        """The name of the rows of a batch, in the plural, such as "clips"; the run's speed is given in it."""
         ...
 
     @property
     def rows_per_step(self) -> int:
-        """The rows of a step's batch over all devices and processes."""
+        """The number of rows in a step's batch, over all devices and processes."""
         ...
 
     @property
     def steps_per_epoch(self) -> int:
-        """The steps from one evaluation to the next."""
+        """The number of steps from one evaluation to the next."""
         ...
 
     @property
     def epochs(self) -> int:
-        """The epochs of the whole run."""
+        """The number of epochs of the whole run."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Task(Protocol):
 
     @property
     def untrained(self) -> str:
-        """Why an evaluation before the first step makes no sense, such as "the recipe's heads are new"; empty if it does."""
+        """The reason why an evaluation before the first step makes no sense, "the recipe's heads are new"; else empty."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class Task(Protocol):
         ...
 
     def describe(self) -> list[str]:
-        """Returns lines for the start of the log: the data, the steps, the learning rates."""
+        """Returns lines for the start of the log, about the data, the steps and the learning rates."""
         ...
 
     def shapes(self) -> train_step.TrainState:
@@ -82,7 +82,7 @@ class Task(Protocol):
         ...
 
     def summarize(self, counts: train_step.Sums) -> dict[str, float]:
-        """Returns the metrics of some training steps' sums, by their keys in metrics.jsonl."""
+        """Returns the metrics that follow from some training steps' sums, by their keys in metrics.jsonl."""
         ...
 
     def learning_rates(self, done: int) -> dict[str, float]:
@@ -130,9 +130,20 @@ class Kind(Protocol):
         ...
 
     def open_data(self, recipe: Any) -> Any:
-        """Returns the `Data` of a recipe; raises if it can't be read or does not fit the recipe."""
+        """Returns the `Data` of a recipe.
+
+        Raises:
+          ValueError, OSError, UserError: the data can't be read, or don't match the recipe.
+        """
         ...
 
     def make(self, recipe: Any, data: Any, mesh: Mesh, devices: int) -> Task:
-        """Returns the task; `devices` counts those that the run began with, which fix its batches and learning rates."""
+        """Returns the task.
+
+        Args:
+          recipe: the recipe.
+          data: what `open_data` returned.
+          mesh: the devices.
+          devices: the number of devices that the run began with, which fixes its batches and learning rates.
+        """
         ...

@@ -22,7 +22,7 @@ Sums = Any  # a pytree of arrays that a task adds up over rows
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["step", "variables", "opt_state", "average"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes.
+    """The state of training: all that a step changes.
 
     Attributes:
       step: the number of steps done, int32.
@@ -38,7 +38,7 @@ class TrainState:
 
 
 class StepSums(NamedTuple):
-    """What a step saw of its batch before its update.
+    """The numbers that a step computed from its batch before the update.
 
     Attributes:
       sums: the task's sums over all rows of the batch.
@@ -59,7 +59,7 @@ EvalStep = Callable[[Variables, Batch], Sums]
 
 @runtime_checkable
 class Loss(Protocol):
-    """What a step minimizes. A batch may be taken in parts, so that a loss is made of sums and of what divides them."""
+    """The loss that a step minimizes. It is made of sums and their divisors, because a batch may be taken in parts."""
 
     def inputs(self, batch: Batch) -> Batch:
         """Returns the arrays of the batch that this loss reads."""
@@ -77,7 +77,7 @@ class Loss(Protocol):
         Args:
           variables: the model's variables.
           part: some rows of the batch.
-          divisors: what `divisors` returned, added up over all rows.
+          divisors: the result of `divisors`, added up over all rows.
           axes: the mesh axes along which devices share one batch's statistics, for BatchNorm.
         """
         ...
@@ -107,22 +107,22 @@ class Options:
 
     @property
     def axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The mesh axes along which devices share statistics and losses, and those along which each has its own."""
+        """The mesh axes along which devices share statistics and losses, and the axes along which each device has its own."""
         every = () if self.mesh is None else tuple(name for name in self.mesh.axis_names if self.mesh.shape[name] > 1)
         together = tuple(name for name in every if self.statistics == "global" or name == sharding.CORE)
         return together, tuple(name for name in every if name not in together)
 
 
 def init_state(variables: Variables, optimizer: optim.Optimizer, options: Options = Options()) -> TrainState:
-    """The state before the first step. It holds these variables; the first step gives them away."""
+    """Returns the state before the first step. It holds these very variables, which the first step donates."""
     average = None if options.average_decay is None else jax.tree.map(jnp.copy, variables["params"])
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), average)
 
 
 def make_step(loss: Loss, optimizer: optim.Optimizer, options: Options = Options()) -> Step:
-    """The jitted step `(state, batch) -> (state, StepSums)`. The state passed in is donated.
+    """Returns the jitted step `(state, batch) -> (state, StepSums)`. The state passed in is donated.
 
-    Frozen parameters (learning rate 0) are not differentiated; statistics move everywhere.
+    Frozen parameters (learning rate 0) are not differentiated. Statistics move in all layers.
 
     Statistics:
       global: BatchNorm's statistics and the losses are those of the whole batch, however many devices share it (the
@@ -147,10 +147,10 @@ def make_step(loss: Loss, optimizer: optim.Optimizer, options: Options = Options
 
 
 def make_eval_step(sums: EvalStep, mesh: Mesh | None = None) -> EvalStep:
-    """The jitted evaluation `(variables, batch) -> sums over the rows`, the batch split over the mesh.
+    """Returns the jitted evaluation `(variables, batch) -> sums over the rows`; the batch is split over the mesh.
 
     Args:
-      sums: the task's function; the last batch is filled up with rows that it must not count.
+      sums: the task's function from variables and a batch to sums. It must not count the rows that fill up the last batch.
       mesh: the devices; None is one device.
     """
     if mesh is None:
@@ -185,7 +185,7 @@ def _update(
 def _gradient_of_devices(
     loss: Loss, optimizer: optim.Optimizer, options: Options, variables: Variables, batch: Batch
 ) -> tuple[optim.Params, Variables, Sums, Float[Array, ""]]:
-    """Gradient, statistics, sums and loss of all devices' rows, from within a device's program."""
+    """Returns gradient, statistics, sums and loss of all devices' rows, from within a device's program."""
     together, apart = options.axes
     grads, statistics, sums, value = _gradient(loss, optimizer, options, variables, batch)
     grads, value = jax.lax.pmean(jax.lax.psum((grads, value), together), apart)
@@ -198,7 +198,7 @@ def _gradient_of_devices(
 def _gradient(
     loss: Loss, optimizer: optim.Optimizer, options: Options, variables: Variables, batch: Batch
 ) -> tuple[optim.Params, Variables, Sums, Float[Array, ""]]:
-    """The share of one device: added up over the devices that share statistics, it is the gradient of all their rows."""
+    """Returns one device's share. Added up over the devices that share statistics, it is the gradient of all their rows."""
     together, _ = options.axes
     # The counts of all rows divide each part's sums, so that parts with few labels weigh as they should.
     divisors = jax.lax.psum(loss.divisors(batch), together)

@@ -8,17 +8,17 @@ from tsp_jax.system import trees
 
 
 def variables(wanted: tsp.ModelConfig, spec: str, *, keep_heads: bool, seed: int) -> tuple[functional.Variables, list[str]]:
-    """The start variables, and lines that say which weights were loaded and which were not.
+    """Returns the start variables, and lines that say which weights were loaded and which were not.
 
     Args:
-      wanted: the model that is trained.
-      spec: whatever `weights.open_any` opens, or `random`.
-      keep_heads: whether the checkpoint's heads are loaded too; otherwise they are drawn.
-      seed: the seed of everything that is drawn.
+      wanted: the configuration of the model that is trained.
+      spec: the start weights, as `weights.open_any` takes them, or `random`.
+      keep_heads: whether the checkpoint's heads are loaded too; otherwise they are drawn at random.
+      seed: the seed of every random draw.
 
     Raises:
-      OSError, ValueError, RuntimeError, ImportError: there is no such checkpoint, or its backbone, or heads that are to be
-        kept, are not the model's; every key that differs is named.
+      OSError, ValueError, RuntimeError, ImportError: there is no such checkpoint, or its backbone or the heads to keep are
+        not the model's; every key that differs is named.
     """
     if spec == "random":
         return functional.init(wanted, seed), [f"weights: random, drawn by seed {seed}"]
@@ -42,5 +42,5 @@ def variables(wanted: tsp.ModelConfig, spec: str, *, keep_heads: bool, seed: int
 
 
 def _taken(tree: functional.Variables, names: Iterable[str]) -> functional.Variables:
-    """The branches of these names in each collection."""
+    """Returns the branches with these names in each collection."""
     return {kind: {name: branches[name] for name in names if name in branches} for kind, branches in tree.items()}
