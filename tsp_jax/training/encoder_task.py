@@ -93,11 +93,7 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The loss.
-
-    Attributes:
-      alphas: the weight of each head's loss.
-    """
+    """The loss; `alphas` holds the weight of each head's loss."""
 
     alphas: tuple[float, ...]
 
@@ -134,11 +130,7 @@ class Init:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole recipe, checked. Its sections are the dataclasses above.
-
-    Attributes:
-      seed: seed of every random draw.
-    """
+    """A whole recipe, checked. Its sections are the dataclasses above; `seed` is the seed of every random draw."""
 
     model: Model
     data: Data
@@ -219,12 +211,7 @@ def rows_per_device(recipe: Recipe) -> int:
 
 
 def open_data(recipe: Recipe) -> Splits:
-    """Returns the opened records of both splits.
-
-    Raises:
-      ValueError: the model's heads or inputs don't match the records.
-      RecordsError, FeatureFileError: the records or the global features can't be used.
-    """
+    """Returns the opened records of both splits. Raises ValueError if the model's heads or inputs don't match them."""
     names = {"train": recipe.data.train_split, "valid": recipe.data.valid_split}
     opened = {
         role: input_pipeline.open_split(recipe.data.folder, name, recipe.data.gvf or None) for role, name in names.items()
