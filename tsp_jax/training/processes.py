@@ -1,6 +1,7 @@
 """The processes of a run: how they join, what the first of them does alone, and how they end together."""
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -62,6 +63,8 @@ def start_processes(
             raise ValueError(f"expected HOST:PORT as the coordinator, such as host0:1234; found {coordinator!r}")
         if not 0 <= process_id < num_processes:
             raise ValueError(f"of {num_processes} processes, process_id is 0 to {num_processes - 1}; found {process_id}")
+        if process_id == 0:
+            _check_port(coordinator)
         who = f"process {process_id} of {num_processes} at {coordinator}"
         _join(who, (coordinator, num_processes, process_id), timeout_sec)
     elif len(missing) < len(given):
@@ -112,6 +115,20 @@ def _join(who: str, addresses: tuple[Any, ...], timeout_sec: int) -> None:
         raise JoinError(f"{who} can't join the others ({errors.first_line(failure[0])}); {_ALONE}") from failure[0]
     if failure:
         raise failure[0]
+
+
+def _check_port(coordinator: str) -> None:
+    """Checks that the coordinator's port is free on this machine; where it is not, JAX may crash.
+
+    Raises:
+      JoinError: another program uses the port.
+    """
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        address = ("", int(coordinator.rpartition(":")[2]))
+        socket.create_server(address, family=family, dualstack_ipv6=family == socket.AF_INET6).close()
+    except (OSError, OverflowError) as error:
+        raise JoinError(f"process 0 can't use the port of {coordinator} ({error}); name another by --coordinator") from error
 
 
 def _place_in_cluster(environment: Mapping[str, str]) -> str:
