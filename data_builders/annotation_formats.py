@@ -1,40 +1,32 @@
-"""Reads the actions of annotated videos. To add a format, write one function and add one line to `FORMATS`."""
+"""Reads annotated videos in several formats. To add a format, write one function and add one line to `FORMATS`."""
 
 import dataclasses
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from data_builders import annotations
 from tsp_jax import groundtruth
-from tsp_jax.system import tables
+from tsp_jax.system import tables, texts
 
 BackgroundRule = Literal["reference", "union"]  # `data_builders.groundtruth.background` explains both
 
-# Each data set has its own names of its subsets. The released ground truth uses the names on the left.
-_ACTIVITYNET_SUBSETS = {"train": "training", "valid": "validation", "test": "testing"}
-_THUMOS14_SUBSETS = {"valid": "val", "validation": "val"}
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Action:
-    """An action in a video, exactly as it was annotated.
-
-    Attributes:
-      start_sec: second of the video at which the action begins.
-      end_sec: second of the video at which the action ends.
-      label: the action's class.
-    """
-
-    start_sec: float
-    end_sec: float
-    label: str
-
-
-# The actions of each video in their annotated order, by the video's name as the annotations write it.
-Actions = dict[str, list[Action]]
+_JSON = 'expected JSON {"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
+_ENTRY_KEYS = {"annotations", "actions", "subset", "duration"}
+_MAX_SHOWN = 80
+_THUMOS14_SUBSETS = {"val": "valid", "test": "test"}  # the endings of the files, with the names in the released ground truth
+# What other tools call our columns.
+_FOREIGN_COLUMNS = {
+    **dict.fromkeys(["file", "path", "file-name", "video-file", "video-path"], "filename"),
+    **dict.fromkeys(["video", "video-id", "videoid", "id", "name"], "video-name"),
+    **dict.fromkeys(["start", "begin", "start-sec", "start-seconds", "start-time", "start-timestamp", "tstart"], "t-start"),
+    **dict.fromkeys(["end", "stop", "end-sec", "end-seconds", "end-time", "end-timestamp", "tend"], "t-end"),
+    **dict.fromkeys(["stop-sec", "stop-time", "stop-timestamp"], "t-end"),
+    **dict.fromkeys(["label", "action", "class", "activity", "category", "label-name", "class-name", "verb"], "action-label"),
+    **dict.fromkeys(["split", "set", "partition"], "subset"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,144 +34,111 @@ class Format:
     """An annotation format.
 
     Attributes:
-      read: a function of a path and a subset that returns the annotated videos with their actions. The subset None means
-        all videos. The function raises FileNotFoundError if nothing is at the path, and ValueError if the content has
-        another format or lacks the subset.
+      read: a function of a path that yields all entries of all subsets. An entry that can't be used has a fault. The function
+        raises FileNotFoundError if nothing is at the path, and ValueError if the whole content has another format.
       min_background_sec: the shortest background in seconds that the ground truth keeps by default.
       background: the rule of background by default.
       needs_subset: whether the command `groundtruth` demands a subset.
     """
 
-    read: Callable[[Path, str | None], Actions]
+    read: Callable[[Path], Iterator[annotations.Entry]]
     min_background_sec: float
     background: BackgroundRule
     needs_subset: bool = True
 
 
-def read_actions(annotation_format: str, path: str | Path, subset: str | None) -> Actions:
-    """Returns the annotated videos of a subset with their actions.
+def read_actions(
+    annotation_format: str, path: str | Path, subset: str | None, labels: Sequence[str] = ()
+) -> annotations.Annotations:
+    """Returns the annotated videos of a subset with their actions, and what was read in another way than written.
 
     Args:
       annotation_format: a name in `FORMATS`.
       path: ActivityNet's JSON file, the folder of THUMOS14's files, or a CSV file.
       subset: the subset's name; None for all videos.
+      labels: labels whose spelling wins over that of the annotations.
 
     Raises:
       FileNotFoundError: nothing is at the path.
-      ValueError: the content has another format, or lacks the subset.
+      ValueError: the content has another format, lacks the subset, or has faults in it.
     """
-    return FORMATS[annotation_format].read(Path(path), subset)
+    path = Path(path)
+    return annotations.choose(path, FORMATS[annotation_format].read(path), subset, labels)
 
 
-def read_activitynet(path: Path, subset: str | None) -> Actions:
-    """Returns the videos of a subset, or all videos, of ActivityNet's JSON file, by identifier.
+def read_activitynet(path: Path) -> Iterator[annotations.Entry]:
+    """Yields the entries of a JSON file in ActivityNet's format, by identifier.
+
+    The format of Charades is read too: a list of `[class, start, end]` under "actions". The wrapper "database" may be absent.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: its layout is not that of `activity_net.v1-3.min.json`, or the subset is missing or has no annotations.
+      ValueError: it is no JSON of entries of videos.
     """
-    expected = 'expected JSON {"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
-    content = tables.read_json(path, expected)
-    try:
-        entries = {name: (str(entry["subset"]), list(entry["annotations"])) for name, entry in content["database"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {expected}; {type(error).__name__} ({error})") from error
-    subsets = sorted({found for found, _ in entries.values()})
-    if subset not in (None, *subsets):
-        subset = _ACTIVITYNET_SUBSETS.get(subset, subset)
-    if subset not in (None, *subsets):
-        raise ValueError(f"{path}: no video of subset {subset!r}; found {', '.join(subsets) or 'no videos'}")
-    faults: list[str] = []
-    actions = {
-        name: [_activitynet_action(item, f"{name} annotation {number}", faults) for number, item in enumerate(items, 1)]
-        for name, (found, items) in sorted(entries.items())
-        if subset in (None, found)
-    }
-    tables.refuse(path, faults, "correct them in the file")
-    if not any(actions.values()):
-        raise ValueError(
-            f"{path}: the videos of subset {subset!r} have no annotations; ActivityNet does not publish those of testing"
+    content = texts.read_json(path, _JSON)
+    database = content.get("database", content) if isinstance(content, dict) else None
+    if not isinstance(database, dict):
+        raise ValueError(f"{path}: {_JSON}, found {_shown(content)}")
+    if database is content:
+        database = {key: value for key, value in content.items() if isinstance(value, dict) and _ENTRY_KEYS & value.keys()}
+        if not database:
+            raise ValueError(f'{path}: {_JSON}; found no "database" and no entry of a video, but {_shown(content)}')
+        yield from (
+            annotations.Entry(key, key, "", is_annotated=False, fault=f"no entry of a video: {_shown(value)}")
+            for key, value in content.items()
+            if key not in database
         )
-    return actions
+    for name, entry in sorted(database.items()):
+        yield from _json_entries(name, entry)
 
 
-def read_thumos14(folder: Path, subset: str | None) -> Actions:
-    """Returns the videos of THUMOS14's files `CLASS_val.txt` or `CLASS_test.txt`, one file per class, sorted by name.
+def read_thumos14(folder: Path) -> Iterator[annotations.Entry]:
+    """Yields the lines of THUMOS14's files `CLASS_val.txt` and `CLASS_test.txt`, one file per class, sorted by video.
 
     The files of `Ambiguous` parts are left out, because the released ground truth leaves them out. A video that has only
     ambiguous parts (video_test_0001292) is therefore absent.
 
     Raises:
       FileNotFoundError: the folder has no such files.
-      ValueError: a line is not `VIDEO START END`.
     """
-    endings = ["val", "test"] if subset is None else [_THUMOS14_SUBSETS.get(subset, subset)]
-    paths = sorted(path for ending in endings for path in folder.glob(f"*_{ending}.txt"))
+    paths = sorted(path for ending in _THUMOS14_SUBSETS for path in folder.glob(f"*_{ending}.txt"))
     paths = [path for path in paths if not path.name.startswith("Ambiguous_")]
     if not paths:
         raise FileNotFoundError(
-            f"{folder}: no files {' or '.join(f'*_{ending}.txt' for ending in endings)}; expected THUMOS14's folder of files "
-            "such as BaseballPitch_val.txt; the subsets are valid and test"
+            f"{folder}: no files {' or '.join(f'*_{ending}.txt' for ending in _THUMOS14_SUBSETS)}; expected THUMOS14's folder "
+            "of files such as BaseballPitch_val.txt"
         )
-    actions: Actions = defaultdict(list)
-    for path in paths:
-        label = path.stem.rpartition("_")[0]
-        faults = []
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected lines VIDEO START END of UTF-8 text ({error})") from error
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            if not fields:
-                continue
-            try:
-                name, start_sec, end_sec = fields
-                actions[name].append(Action(tables.parse_number(start_sec), tables.parse_number(end_sec), label))
-            except ValueError:
-                faults.append(f"line {number}: expected VIDEO START END in seconds, found {line!r}")
-        tables.refuse(path, faults, "correct them in the file")
-    return dict(sorted(actions.items()))
+    entries = [entry for path in paths for entry in _thumos14_entries(path)]
+    yield from sorted(entries, key=lambda entry: entry.video)
 
 
-def read_csv(path: Path, subset: str | None) -> Actions:
-    """Returns the videos of a CSV file with columns filename or video-name, t-start, t-end, action-label, in its order.
+def read_csv(path: Path) -> Iterator[annotations.Entry]:
+    """Yields the rows of a CSV file with columns filename or video-name, t-start, t-end, action-label, in its order.
 
     If there is a column `temporal-region-label`, its rows of background are left out, since the background is computed
-    from the actions.
-
-    Args:
-      path: the CSV file.
-      subset: the value of the column `subset` in the rows to keep; None for all rows.
+    from the actions. The column `subset` may be absent.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or a row lacks its video, its times or its label.
+      ValueError: a column is missing, or the file is no CSV of text.
     """
-    rows = tables.read_table(path, ("t-start", "t-end", "action-label", *(["subset"] if subset else [])))
-    actions: Actions = defaultdict(list)
-    faults = []
+    columns, optional = ("t-start", "t-end", "action-label"), ("filename", "video-name", "subset", "temporal-region-label")
+    rows = tables.read_table(path, columns, optional=optional, numbers=("t-start", "t-end"), foreign=_FOREIGN_COLUMNS)
+    if rows and not any(name in row.fields for row in rows for name in ("filename", "video-name")):
+        renames = [f"{name} to {_FOREIGN_COLUMNS[name]}" for name in rows[0].fields if name in _FOREIGN_COLUMNS]
+        hint = f"; rename {', '.join(renames)}" if renames else ""
+        raise ValueError(f"{path}: no column filename or video-name; found {', '.join(rows[0].fields)}{hint}")
     for row in rows:
-        name = row.fields.get("filename") or row.fields.get("video-name")
-        if row.fault or not name:
-            faults.append(f"line {row.line}: {row.fault or 'no filename or video-name'}")
-            continue
-        if row.fields.get("temporal-region-label") == groundtruth.NO_ACTION or (subset and row.fields["subset"] != subset):
-            continue
-        try:
-            start_sec, end_sec = (tables.parse_number(row.fields[column]) for column in ("t-start", "t-end"))
-        except ValueError:
-            faults.append(
-                f"line {row.line}: expected seconds, found t-start {row.fields['t-start']!r}, t-end {row.fields['t-end']!r}"
-            )
-            continue
-        if not row.fields["action-label"]:
-            faults.append(f"line {row.line}: no action-label; only rows of {groundtruth.NO_ACTION!r} may lack it")
-        actions[name].append(Action(start_sec, end_sec, row.fields["action-label"]))
-    tables.refuse(path, faults, "correct them in the file")
-    if not actions:
-        raise ValueError(f"{path}: no row with an action{f' of subset {subset!r}' if subset else ''}")
-    return dict(actions)
+        name = row.fields.get("filename") or row.fields.get("video-name") or ""
+        subset = None if row.fault else texts.clean(row.fields.get("subset", ""))
+        entry = annotations.Entry(f"line {row.line}", name, subset, fault=row.fault)
+        region = texts.clean(row.fields.get("temporal-region-label", "")).casefold()
+        if row.fault:
+            yield entry
+        elif not name.strip():
+            yield dataclasses.replace(entry, fault="no filename or video-name")
+        elif region != groundtruth.NO_ACTION.casefold():
+            yield _csv_action(row, entry)
 
 
 # The shortest background is 80 frames at 15 fps in ActivityNet's released ground truth, and a clip of 16 frames elsewhere.
@@ -190,7 +149,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def check_labels(actions: Mapping[str, Sequence[Action]], labels: Sequence[str], where: str | Path) -> None:
+def check_labels(actions: Mapping[str, Sequence[annotations.Action]], labels: Sequence[str], where: str | Path) -> None:
     """Checks that a mapping has every action's label.
 
     Args:
@@ -207,13 +166,114 @@ def check_labels(actions: Mapping[str, Sequence[Action]], labels: Sequence[str],
         raise ValueError(f"{where}: no label {', '.join(unknown)}; correct the annotations or the mapping")
 
 
-def _activitynet_action(item: Any, where: str, faults: list[str]) -> Action:
-    """Returns the action that an annotation describes. If it is malformed, appends to `faults` and returns an empty action."""
+def _json_entries(name: str, entry: Any) -> Iterator[annotations.Entry]:
+    """Yields what an entry of a JSON file says of a video."""
+    if not isinstance(entry, dict):
+        fault = f'expected {{"subset": …, "annotations": […]}}, found {_shown(entry)}'
+        yield annotations.Entry(name, name, None, fault=fault)
+        return
+    subset = entry.get("subset")
+    if not (subset is None or isinstance(subset, str)):
+        yield annotations.Entry(name, name, None, fault=f'expected a name as "subset", found {_shown(subset)}')
+        return
+    subset = texts.clean(subset or "")
+    key = "actions" if "annotations" not in entry and "actions" in entry else "annotations"
+    items = entry.get(key)
+    if items is None:
+        yield annotations.Entry(name, name, subset, is_annotated=False)
+        return
+    if not isinstance(items, list):
+        yield annotations.Entry(name, name, subset, fault=f'expected a list of "{key}", found {_shown(items)}')
+        return
+    yield annotations.Entry(name, name, subset)
+    for number, item in enumerate(items, 1):
+        yield _json_action(item, annotations.Entry(f"{name} {key[:-1]} {number}", name, subset))
+
+
+def _json_action(item: Any, entry: annotations.Entry) -> annotations.Entry:
+    """Returns an entry with the action that an item of a JSON list describes, or with its fault."""
+    expected = 'expected {"segment": [start, end] in seconds, "label": name}'
     try:
-        start_sec, end_sec = map(float, item["segment"])
-        if not (math.isfinite(start_sec) and math.isfinite(end_sec) and isinstance(item["label"], str) and item["label"]):
-            raise ValueError
-        return Action(start_sec, end_sec, item["label"])
-    except (ValueError, KeyError, TypeError, OverflowError):
-        faults.append(f"{where}: expected a segment [start, end] in seconds and a label, found {json.dumps(item)[:80]}")
-        return Action(0.0, 0.0, "")
+        if isinstance(item, list):
+            label, start, end = item
+            remark = "an action [class, start, end] is read as Charades writes it, in seconds, with the class's number as label"
+        else:
+            (start, end), label = item["segment"], item["label"]
+            remark = ""
+    except (KeyError, TypeError, ValueError):
+        return dataclasses.replace(entry, fault=f"{expected}, found {_shown(item)}")
+    if isinstance(label, int | float) and not isinstance(label, bool) and label == label // 1:
+        label, remark = str(int(label)), remark or "a label that is a number is read as text"
+    if not isinstance(label, str):
+        return dataclasses.replace(entry, fault=f"{expected}, found {_shown(item)}")
+    try:
+        return _with_action(dataclasses.replace(entry, remark=remark), _seconds(start), _seconds(end), label)
+    except ValueError as error:
+        return dataclasses.replace(entry, fault=f"{expected}, found {_shown(item)} ({error})")
+
+
+def _seconds(value: Any) -> float:
+    """Returns the seconds that a JSON value says, which is a number or a text; raises ValueError if it is neither."""
+    if isinstance(value, str):
+        return tables.parse_seconds(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{_shown(value)} is no number")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise ValueError("a number is not finite")
+    return seconds
+
+
+def _csv_action(row: tables.TableRow, entry: annotations.Entry) -> annotations.Entry:
+    """Returns an entry with the action of a row of a CSV file, or with its fault."""
+    seconds = {}
+    for column in ("t-start", "t-end"):
+        try:
+            seconds[column] = tables.parse_seconds(row.fields[column])
+        except ValueError as error:
+            return dataclasses.replace(entry, fault=f"{column} {row.fields[column]!r}: {error}")
+    if not texts.clean(row.fields["action-label"]):
+        return dataclasses.replace(entry, fault=f"no action-label; only rows of {groundtruth.NO_ACTION!r} may lack it")
+    return _with_action(entry, seconds["t-start"], seconds["t-end"], row.fields["action-label"])
+
+
+def _with_action(entry: annotations.Entry, start_sec: float, end_sec: float, label: str) -> annotations.Entry:
+    """Returns an entry with an action, or with the fault of its label."""
+    if not texts.clean(label):
+        return dataclasses.replace(entry, fault="the label is empty")
+    if label != label.encode(errors="replace").decode():
+        return dataclasses.replace(entry, fault=f"the label {label!r} is no text that UTF-8 can write")
+    return dataclasses.replace(entry, action=annotations.Action(start_sec, end_sec, label))
+
+
+def _thumos14_entries(path: Path) -> Iterator[annotations.Entry]:
+    """Yields the lines of a file of THUMOS14."""
+    label, _, ending = path.stem.rpartition("_")
+    subset = _THUMOS14_SUBSETS[ending]
+    try:
+        lines = texts.read_text(path, "expected lines VIDEO START END").splitlines()
+    except ValueError as error:
+        yield annotations.Entry(path.name, "", subset, fault=str(error).removeprefix(f"{path}: "))
+        return
+    for number, line in enumerate(lines, 1):
+        fields, where = line.split(), f"{path.name} line {number}"
+        if not fields:
+            continue
+        try:
+            name, start_sec, end_sec = fields
+            entry = annotations.Entry(where, name, subset)
+            yield _with_action(entry, tables.parse_seconds(start_sec), tables.parse_seconds(end_sec), label)
+        except ValueError:
+            fault = f"expected VIDEO START END in seconds, found {line[:_MAX_SHOWN]!r}"
+            yield annotations.Entry(where, "", subset, fault=fault)
+
+
+def _shown(value: Any) -> str:
+    """Returns the beginning of a JSON value as text."""
+    try:
+        return json.dumps(value, ensure_ascii=False)[:_MAX_SHOWN]
+    except RecursionError:
+        return "a value that nests too deep"

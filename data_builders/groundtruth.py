@@ -4,14 +4,15 @@ import argparse
 import itertools
 import math
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from data_builders import annotation_formats, row_checks
-from tsp_jax import groundtruth, video_list
+from data_builders import annotation_formats, annotations, row_checks
+from tsp_jax import groundtruth, video_list, video_names
 from tsp_jax.system import cli, errors, tables
+
+_MAX_NEAR_MISSES = 10  # each costs up to a second with ten thousand files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,81 +27,94 @@ def _work(options: argparse.Namespace) -> int:
     chosen = annotation_formats.FORMATS[options.format]
     min_background_sec = chosen.min_background_sec if options.min_background_sec is None else options.min_background_sec
     rule = options.background or chosen.background
-    actions = annotation_formats.read_actions(options.format, options.annotations, options.subset)
+    labels = groundtruth.read_label_mapping(options.labels) if options.labels else []
+    annotated = annotation_formats.read_actions(options.format, options.annotations, options.subset, labels)
+    for note in annotated.notes:
+        print(f"note: {note}")
     if options.labels:
-        annotation_formats.check_labels(actions, groundtruth.read_label_mapping(options.labels), options.labels)
+        annotation_formats.check_labels(annotated.actions, labels, options.labels)
     videos = groundtruth.read_metadata(options.metadata)
-    matched, missing = match(actions, videos)
-    rows = ground_truth(matched, rule, min_background_sec)
+    matched, missing = match(annotated.actions, videos)
+    if options.names is None:
+        named = [video_list.Video(video_names.feature_name(video.filename), Path(video.filename)) for video, _ in matched]
+        video_list.refuse_shared_names([video.filename for video, _ in matched], named)
+    rows = ground_truth(matched, rule, min_background_sec, options.names or video_names.DEFAULT)
+    shown = _with_near_misses(missing, videos)
     if not rows:
         raise ValueError(
-            f"{options.metadata}: none of the {len(actions)} annotated videos is in it, such as "
-            f"{', '.join(itertools.islice(actions, 3))}; check --subset and the file names"
+            f"{options.metadata}: none of the {len(annotated.actions)} annotated videos is in it, such as "
+            f"{', '.join(shown[:3])}; check --subset and the file names"
         )
     groundtruth.write_groundtruth(options.output, rows)
     _print_summary(options.output, rows, f"{rule} background of at least {min_background_sec:.4f} s")
     unannotated = len(videos) - len(matched)
     if unannotated:
         print(f"  {unannotated} videos of {options.metadata} have no annotation here and are left out")
-    for name in missing:
+    for name in shown:
         print(f"missing: {name}", file=sys.stderr)
     if missing:
         raise errors.UnfinishedError(
-            f"{len(missing)} of {len(actions)} annotated videos are not in {options.metadata} and are left out; "
+            f"{len(missing)} of {len(annotated.actions)} annotated videos are not in {options.metadata} and are left out; "
             "add them, or go on without them"
         )
     return 0
 
 
 def match(
-    actions: Mapping[str, Sequence[annotation_formats.Action]], videos: Sequence[groundtruth.VideoMetadata]
-) -> tuple[list[tuple[groundtruth.VideoMetadata, Sequence[annotation_formats.Action]]], list[str]]:
+    actions: Mapping[str, Sequence[annotations.Action]], videos: Sequence[groundtruth.VideoMetadata]
+) -> tuple[list[tuple[groundtruth.VideoMetadata, Sequence[annotations.Action]]], list[str]]:
     """Returns each annotated video's metadata with its actions, and the names of the videos without metadata.
 
-    A name first matches the file of exactly that name. Otherwise it matches the file whose name up to the first dot is
-    NAME or `v_NAME`.
+    `video_names.Filenames.find` says which file a name means. It may lack the extension, or have that of another container.
 
     Args:
       actions: the actions of each annotated video, by its name in the annotations.
       videos: the metadata of all videos.
 
     Raises:
-      ValueError: two files match one name, or two names match one file.
+      ValueError: the metadata list a file twice, two files match one name, or two different names match one file.
     """
-    by_filename = {item.filename: item for item in videos}
-    by_name = defaultdict(list)
+    metadata: dict[str, groundtruth.VideoMetadata] = {}
     for item in videos:
-        by_name[video_list.video_name(Path(item.filename))].append(item)
-    matched: dict[str, tuple[groundtruth.VideoMetadata, Sequence[annotation_formats.Action]]] = {}
+        if metadata.setdefault(item.filename, item) != item:
+            raise ValueError(f"{item.filename}: the metadata have two different rows of this file; keep one")
+    filenames = video_names.Filenames(metadata)
+    matched: dict[str, list[annotations.Action]] = {}
     owner: dict[str, str] = {}
     missing = []
     for name, items in actions.items():
-        found = [by_filename[name]] if name in by_filename else [*by_name[name], *by_name[f"v_{name}"]]
+        found = filenames.find(name)
         if len(found) > 1:
-            raise ValueError(f"{name}: {' and '.join(item.filename for item in found)} both have this name; keep one")
+            raise ValueError(
+                f"{name}: {' and '.join(found)} both have this name; write the file's whole name in the annotations, or keep "
+                "one of them"
+            )
         if not found:
             missing.append(name)
             continue
-        filename = found[0].filename
-        if filename in matched:
+        (filename,) = found
+        if video_names.normalized(owner.setdefault(filename, name)) != video_names.normalized(name):
             raise ValueError(f"{filename}: annotated as {owner[filename]} and as {name}; use one name")
-        matched[filename], owner[filename] = (found[0], items), name
-    return list(matched.values()), missing
+        matched.setdefault(filename, []).extend(items)
+    return [(metadata[filename], items) for filename, items in matched.items()], missing
 
 
 def ground_truth(
-    videos: Sequence[tuple[groundtruth.VideoMetadata, Sequence[annotation_formats.Action]]],
+    videos: Sequence[tuple[groundtruth.VideoMetadata, Sequence[annotations.Action]]],
     rule: annotation_formats.BackgroundRule,
     min_background_sec: float,
+    names: video_names.Rule = video_names.DEFAULT,
 ) -> list[groundtruth.AnnotatedSegment]:
     """Returns all actions, as annotated, and then all background segments, both in the order of the videos.
 
     With the rule `reference` a video without actions has no rows, as in the released files. With `union` the whole video is
     background.
     """
-    actions = [_segment(video, action.start_sec, action.end_sec, action.label) for video, items in videos for action in items]
+    actions = [
+        _segment(video, action.start_sec, action.end_sec, action.label, names) for video, items in videos for action in items
+    ]
     gaps = [
-        _segment(video, start_sec, end_sec, "")
+        _segment(video, start_sec, end_sec, "", names)
         for video, items in videos
         if items or rule == "union"
         for start_sec, end_sec in background(
@@ -146,9 +160,11 @@ def background(
     ]
 
 
-def _segment(video: groundtruth.VideoMetadata, start_sec: float, end_sec: float, label: str) -> groundtruth.AnnotatedSegment:
+def _segment(
+    video: groundtruth.VideoMetadata, start_sec: float, end_sec: float, label: str, names: video_names.Rule
+) -> groundtruth.AnnotatedSegment:
     return groundtruth.AnnotatedSegment(
-        video_name=video_list.video_name(Path(video.filename)),
+        video_name=video_names.feature_name(video.filename, names),
         start_sec=start_sec,
         end_sec=end_sec,
         action_label=label,
@@ -158,6 +174,13 @@ def _segment(video: groundtruth.VideoMetadata, start_sec: float, end_sec: float,
         num_frames=video.num_frames,
         temporal_region=groundtruth.ACTION if label else groundtruth.NO_ACTION,
     )
+
+
+def _with_near_misses(missing: Sequence[str], videos: Sequence[groundtruth.VideoMetadata]) -> list[str]:
+    """Returns the names of missing videos, the first of them with the file whose name is most like them."""
+    filenames = video_names.Filenames(video.filename for video in videos)
+    near = {name: filenames.near(name) for name in missing[:_MAX_NEAR_MISSES]}
+    return [f"{name} (is it {near[name]}?)" if near.get(name) else name for name in missing]
 
 
 def _print_summary(output: str, rows: Sequence[groundtruth.AnnotatedSegment], how: str) -> None:
@@ -188,7 +211,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--subset",
-        help="activitynet: train or valid; thumos14: valid or test; csv: a value of its column `subset` (default: all rows)",
+        help="activitynet: train or valid; thumos14: valid or test; csv: a value of its column `subset` (default: all rows); "
+        "in any case, and val, valid and validation mean the same if the annotations have only one of them",
     )
     add("--metadata", required=True, help="the CSV that `python -m data_builders.metadata` writes; only its videos are used")
     add("--output", required=True, help="the ground-truth CSV to write")
@@ -204,7 +228,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="the rule of background: `reference` as in the released files, or `union` for what no action covers "
         "(default: union for csv, otherwise reference)",
     )
-    add("--labels", help="a label mapping (JSON) that must contain every action's label")
+    add(
+        "--labels",
+        help="a label mapping (JSON) that must contain every action's label; a label that differs from one of it only in "
+        "blanks or case takes its spelling",
+    )
+    add(
+        "--names",
+        choices=video_names.RULES,
+        help=video_names.HELP,
+    )
     options = parser.parse_args(arguments)
     if annotation_formats.FORMATS[options.format].needs_subset and not options.subset:
         parser.error(f"--subset is needed with --format {options.format}")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_builders import annotation_formats
+from data_builders import annotation_formats, annotations
 from tsp_jax import groundtruth
 from tsp_jax.system import cli
 
@@ -30,8 +30,10 @@ def _work(options: argparse.Namespace) -> None:
 
 def _labels_of_dataset(options: argparse.Namespace) -> list[str]:
     """Returns the sorted labels of a data set's annotations; raises ValueError unless their number is the data set's."""
-    actions = annotation_formats.read_actions(options.dataset, options.annotations, None)
-    labels = sorted({action.label for items in actions.values() for action in items})
+    annotated = annotation_formats.read_actions(options.dataset, options.annotations, None)
+    for note in annotated.notes:
+        print(f"note: {note}")
+    labels = sorted({action.label for items in annotated.actions.values() for action in items})
     expected = NUM_CLASSES[options.dataset]
     if len(labels) != expected:
         raise ValueError(
@@ -46,6 +48,12 @@ def _labels_of_groundtruth(paths: Sequence[str]) -> list[str]:
     labels = groundtruth.action_labels(row for path in paths for row in groundtruth.read_groundtruth(path))
     if not labels:
         raise ValueError(f"{', '.join(paths)}: no action has a label")
+    for group in annotations.alike(labels):
+        print(
+            f"warning: the labels {' and '.join(map(repr, group))} differ only in blanks, case or accents' encoding; if they "
+            "are one class, write them alike in all files",
+            file=sys.stderr,
+        )
     return labels
 
 

@@ -317,7 +317,7 @@ def use_csv(folder: Path) -> object:
         assert (row.value is None) == bool(row.faults)
     rows = groundtruth.read_groundtruth(path)
     with contextlib.suppress(ValueError):
-        matched, _ = groundtruth_command.match(annotation_formats.read_csv(path, None), METADATA)
+        matched, _ = groundtruth_command.match(annotation_formats.read_actions("csv", path, None).actions, METADATA)
         groundtruth_command.ground_truth(matched, "union", 1.0)
     if all(row.num_frames < 10**7 and row.fps > 0.01 for row in rows):
         with contextlib.suppress(ValueError):
@@ -348,10 +348,10 @@ def use_json(folder: Path) -> object:
     if path.name == "labels.json":
         return groundtruth.read_label_mapping(path)
     if path.name == "activitynet.json":
-        return annotation_formats.read_activitynet(path, "training")
+        return annotation_formats.read_actions("activitynet", path, "training")
     if path.name == "predictions.json":
         return predictions.read(path)
-    return annotation_formats.read_thumos14(folder, "valid")
+    return annotation_formats.read_actions("thumos14", folder, "valid")
 
 
 def hdf5_seeds(folder: Path) -> list[Seed]:

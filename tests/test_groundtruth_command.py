@@ -315,22 +315,25 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert 'expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
     (tmp_path / "x.json").write_text("{")
     assert 'expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
-    for entry in ("[" * 50_000, '{"subset": "validation", "annotations": 3}', '{"subset": "validation"}', "[]"):
+    for entry, said in [
+        ("[" * 50_000, "it nests too deep"),
+        ('{"subset": "validation", "annotations": 3}', 'b: expected a list of "annotations", found 3'),
+        ('{"subset": "validation"}', "no action of subset 'valid'; its 1 videos have no annotations"),
+        ("[]", 'b: expected {"subset": …, "annotations": […]}, found []'),
+        ('{"subset": [], "annotations": []}', 'b: expected a name as "subset", found []'),
+        ('{"subset": null, "annotations": []}', "no video of subset 'valid'; found none"),
+    ]:
         (tmp_path / "x.json").write_text(f'{{"database": {{"b": {entry}}}}}')
-        assert 'x.json: expected JSON {"database"' in message("activitynet", tmp_path / "x.json", *valid)
-    for subset in (None, [], 7):
-        entries = {"b": {"subset": subset, "annotations": []}, "c": {"subset": "a", "annotations": []}}
-        (tmp_path / "x.json").write_text(json.dumps({"database": entries}))
-        assert "x.json: no video of subset 'valid" in message("activitynet", tmp_path / "x.json", *valid)
+        assert said in message("activitynet", tmp_path / "x.json", *valid)
     assert "no such file" in message("activitynet", tmp_path / "none.json", *valid)
     good = write_json(tmp_path / "g.json", [("b", 0.0, 1.0, "Jump")], empty=("a",))
-    assert "no video of subset 'training'; found validation" in message("activitynet", good, "--subset", "train")
+    assert "no video of subset 'train'; found validation" in message("activitynet", good, "--subset", "train")
     bad = write_json(tmp_path / "b.json", [("b", 0.0, 1.0, "Jump"), ("b", 0.0, float("nan"), "Jump"), ("b", 0.0, 1.0, "")])
     said = message("activitynet", bad, *valid)
-    assert "b annotation 2: expected a segment" in said
-    assert "b annotation 3: expected a segment" in said
+    assert 'b annotation 2: expected {"segment": [start, end]' in said
+    assert "b annotation 3: the label is empty" in said
     large = write_json(tmp_path / "b.json", [("b", 0.0, 10**400, "Jump")])
-    assert "b annotation 1: expected a segment" in message("activitynet", large, *valid)
+    assert "a number is not finite" in message("activitynet", large, *valid)
     hidden = write_json(tmp_path / "h.json", [], empty=("a",), subset="testing")
     assert "have no annotations" in message("activitynet", hidden, "--subset", "test")
     assert "a.mp4 and v_a.mp4 both have this name" in message("activitynet", good, *valid, "--background", "union")
@@ -339,18 +342,18 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     folder = write_per_class(tmp_path / "per_class", [("b", 0.0, 1.0, "Jump")], "val")
     (folder / "Run_val.txt").write_text("b 1.0 2.0\n\nb 1.0\nb 1.0 x\n")
     said = message("thumos14", folder, *valid)
-    assert "Run_val.txt:\n  line 3: expected VIDEO START END in seconds, found 'b 1.0'\n  line 4" in said
+    assert ":\n  Run_val.txt line 3: expected VIDEO START END in seconds, found 'b 1.0'\n  Run_val.txt line 4" in said
 
     (folder / "Run_val.txt").write_bytes(b"b 1.0 2.0\nb\xe9 1.0 2.0\n")
-    assert "Run_val.txt: expected lines VIDEO START END of UTF-8 text" in message("thumos14", folder, *valid)
+    assert "Run_val.txt: expected lines VIDEO START END in UTF-8" in message("thumos14", folder, *valid)
 
     assert "no column t-start, t-end, action-label" in message("csv", tmp_path / "m.csv")
-    assert "no row with an action" in message("csv", write_csv(tmp_path / "c.csv", []))
+    assert "c.csv: no action" in message("csv", write_csv(tmp_path / "c.csv", []))
     said = message("csv", write_csv(tmp_path / "c.csv", [("b", 0.0, "x", "Jump"), ("", 0.0, 1.0, "Run"), ("b", 0.0, 1.0, "")]))
-    assert "line 2: expected seconds, found t-start '0.0', t-end 'x'" in said
+    assert "line 2: t-end 'x': expected a number" in said
     assert "line 3: no filename or video-name" in said
     assert "line 4: no action-label" in said
-    assert "no column subset" in message("csv", write_csv(tmp_path / "c.csv", []), *valid)
+    assert "no video of subset 'valid'; found no videos" in message("csv", write_csv(tmp_path / "c.csv", []), *valid)
     twice = write_csv(tmp_path / "c.csv", [("b", 0.0, 1.0, "Jump"), ("b.mp4", 0.0, 1.0, "Run")])
     assert "b.mp4: annotated as b and as b.mp4" in message("csv", twice)
     other = write_csv(tmp_path / "c.csv", [("c", 0.0, 1.0, "Jump")])

@@ -54,6 +54,8 @@ def test_a_name_is_composed_and_keeps_dots_that_are_no_extension():
         ("cam2/same.MTS", ["cam2/same.mp4"]),
         ("abcdefghijk", ["v_abcdefghijk.mkv"]),
         ("v_abcdefghijk", ["v_abcdefghijk.mkv"]),
+        ("v_trip", ["trip.mp4"]),
+        ("sub/v_x.y.avi", ["sub/x.y.mp4"]),
         ("talk.ts", ["talk.ts.mp4"]),
         # What might be another video is none.
         ("cam3/same.mp4", []),

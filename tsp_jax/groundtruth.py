@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tsp_jax import video_list
-from tsp_jax.system import files, tables
+from tsp_jax import video_names
+from tsp_jax.system import files, tables, texts
 
 ACTION = "Action"
 NO_ACTION = "No action"
@@ -43,7 +43,7 @@ class AnnotatedSegment:
     The part may reach beyond the video; whoever uses it must clamp it.
 
     Attributes:
-      video_name: the file's name up to its first dot.
+      video_name: the name of the video's features, by default the file's name up to its first dot.
       start_sec: second of the video at which the segment begins.
       end_sec: second of the video at which the segment ends; the interval is half open.
       action_label: the action's class; empty for background.
@@ -98,9 +98,10 @@ def read_groundtruth_rows(path: str | Path) -> list[Row[AnnotatedSegment]]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or the file is no CSV of UTF-8 text.
+      ValueError: a column is missing, or the file is no CSV of text.
     """
-    return [_parse(row, AnnotatedSegment, _GROUNDTRUTH) for row in tables.read_table(path, tuple(_GROUNDTRUTH))]
+    rows = tables.read_table(path, tuple(_GROUNDTRUTH), numbers=_NUMBERS)
+    return [_parse(row, AnnotatedSegment, _GROUNDTRUTH) for row in rows]
 
 
 def write_groundtruth(path: str | Path, segments: Iterable[AnnotatedSegment]) -> None:
@@ -118,11 +119,20 @@ def same_fps(first: float, second: float) -> bool:
     return math.isclose(first, second, rel_tol=_FPS_TOLERANCE)
 
 
-def by_video(segments: Iterable[AnnotatedSegment]) -> dict[str, list[AnnotatedSegment]]:
-    """Returns the segments of each video, by the name of its features, in their order."""
+def by_video(segments: Iterable[AnnotatedSegment], names: video_names.Rule | None = None) -> dict[str, list[AnnotatedSegment]]:
+    """Returns the segments of each video, by the name of its features, in their order.
+
+    Args:
+      segments: the segments.
+      names: the rule by which the features are named, as their file says. With None, the name is the column `video-name` if a
+        rule of `video_names` gives it to the file, otherwise the file's name up to its first dot.
+    """
     of_video: dict[str, list[AnnotatedSegment]] = {}
     for segment in segments:
-        of_video.setdefault(video_list.video_name(Path(segment.filename)), []).append(segment)
+        by_rule = {rule: video_names.feature_name(segment.filename, rule) for rule in video_names.RULES}
+        given = video_names.composed(segment.video_name)
+        own = by_rule[names] if names else given if given in by_rule.values() else by_rule[video_names.DEFAULT]
+        of_video.setdefault(own, []).append(segment)
     return of_video
 
 
@@ -144,7 +154,7 @@ def read_metadata(path: str | Path) -> list[VideoMetadata]:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing or a field can't be read; the message names the lines.
     """
-    rows = [_parse(row, VideoMetadata, _METADATA) for row in tables.read_table(path, tuple(_METADATA))]
+    rows = [_parse(row, VideoMetadata, _METADATA) for row in tables.read_table(path, tuple(_METADATA), numbers=_NUMBERS)]
     return _values(Path(path), rows, "python -m data_builders.metadata writes such files")
 
 
@@ -162,7 +172,7 @@ def read_label_mapping(path: str | Path) -> list[str]:
     """
     path = Path(path)
     expected = 'expected a JSON list of label names, such as ["Action", "No action"]'
-    labels = tables.read_json(path, expected)
+    labels = texts.read_json(path, expected)
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ValueError(f"{path}: {expected}, found {json.dumps(labels)[:60]}")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
@@ -199,9 +209,10 @@ def _name(text: str) -> str:
 
 
 def _temporal_region(text: str) -> str:
-    if text not in TEMPORAL_REGIONS:
+    region = texts.clean(text)
+    if region not in TEMPORAL_REGIONS:
         raise ValueError(f"expected {' or '.join(map(repr, TEMPORAL_REGIONS))}")
-    return text
+    return region
 
 
 # Each column's field in the dataclass, and the function that reads its text. Columns and fields have the same order.
@@ -213,8 +224,8 @@ _METADATA: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 _GROUNDTRUTH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "video-name": ("video_name", _name),
-    "t-start": ("start_sec", tables.parse_number),
-    "t-end": ("end_sec", tables.parse_number),
+    "t-start": ("start_sec", tables.parse_seconds),
+    "t-end": ("end_sec", tables.parse_seconds),
     "action-label": ("action_label", str),
     "video-duration": _METADATA["video-duration"],
     "filename": _METADATA["filename"],
@@ -222,6 +233,7 @@ _GROUNDTRUTH: dict[str, tuple[str, Callable[[str], Any]]] = {
     "video-frames": _METADATA["video-frames"],
     "temporal-region-label": ("temporal_region", _temporal_region),
 }
+_NUMBERS = ("t-start", "t-end", "video-duration", "fps", "video-frames")
 
 
 def _parse(row: tables.TableRow, kind: type[T], columns: Mapping[str, tuple[str, Callable[[str], Any]]]) -> Row[T]:

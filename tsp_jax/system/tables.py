@@ -1,18 +1,27 @@
-"""Reads CSV tables and JSON files strictly, with the line of each fault, and writes tables whole or not at all."""
+"""Reads CSV tables as people have them, with the line of each fault, and writes them whole or not at all."""
 
 import csv
 import dataclasses
-import json
+import decimal
+import io
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from tsp_jax.system import files
+from tsp_jax.system import files, texts
 
 # A number in a CSV file keeps about 15 digits. A comparison of two such numbers, in seconds or in frames, allows for this much.
 ROUNDING = 1e-6
 _MAX_FAULTS_SHOWN = 10
+_MAX_HEADER_CHARS = 1 << 20
+_MAX_HEADER_SHOWN = 200
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
+_CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:[.,]\d+)?)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +31,7 @@ class TableRow:
     Attributes:
       line: the row's line number in the file; the number of its last line if a quoted field holds line breaks.
       fields: the text of each column, by the column's name.
-      fault: says that the row has too few or too many fields; empty if it has neither.
+      fault: says why the row can't be used, such as too few fields; empty if it can.
     """
 
     line: int
@@ -30,36 +39,35 @@ class TableRow:
     fault: str
 
 
-def read_table(path: str | Path, columns: Sequence[str]) -> list[TableRow]:
-    """Returns the rows of a CSV file below its header. Blank lines are skipped.
+def read_table(
+    path: str | Path,
+    columns: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    foreign: Mapping[str, str] | None = None,
+) -> list[TableRow]:
+    """Returns the rows of a CSV file below its header. Rows of empty fields are skipped.
+
+    Fields may be separated by commas, semicolons, tabs or bars. The text may be UTF-8 or UTF-16. In the header, case, blanks
+    around names, and `_` or blanks in place of `-` do not matter. Fields are given as they are, except that a comma within a
+    number becomes a point where it can only be the decimal mark.
 
     Args:
       path: the CSV file.
-      columns: names of the columns that the file must have. Other columns are kept too.
+      columns: names of the columns that the file must have. Other columns are kept too, under `column_name`.
+      optional: names of columns that the file may have, but not twice.
+      numbers: names of the columns of numbers.
+      foreign: names that other tools give to these columns, as `column_name` writes them, with our names, for messages.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing or occurs twice, or the file is no CSV of UTF-8 text.
+      ValueError: a column is missing or occurs twice, or the file is no CSV of text.
     """
     path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise ValueError(
-                    f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; "
-                    f"found {', '.join(header) or 'an empty file'}"
-                )
-            repeated = [column for column in columns if header.count(column) > 1]
-            if repeated:
-                raise ValueError(f"{path}: {', '.join(repeated)} heads two columns; leave one")
-            return [_table_row(reader.line_num, header, fields) for fields in reader if fields]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; expected a CSV of {', '.join(columns)}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV of UTF-8 text ({error})") from error
+    with texts.opened(path, f"expected a CSV of {', '.join(columns)}") as stream:
+        separator, rows = _read_rows(path, stream, columns, optional, foreign or {})
+    return _with_points(rows, numbers, separator)
 
 
 def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: str = "strict") -> None:
@@ -80,23 +88,9 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
         table.writerows(rows)
 
 
-def read_json(path: Path, expected: str) -> Any:
-    """Returns the content of a JSON file.
-
-    Args:
-      path: the JSON file.
-      expected: what the file should hold, for messages.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is no JSON of UTF-8 text, or nests too deep.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; {expected}") from error
-    except (ValueError, RecursionError) as error:  # json raises ValueError for bad JSON and for bad UTF-8
-        raise ValueError(f"{path}: {expected}, found no JSON ({error})") from error
+def column_name(text: str) -> str:
+    """Returns a column's name in small letters with `-` between words: `Video_Name` becomes `video-name`."""
+    return "-".join(texts.clean(text).casefold().replace("_", " ").split())
 
 
 def parse_number(text: str) -> float:
@@ -106,12 +100,31 @@ def parse_number(text: str) -> float:
       ValueError: the text is no number, or the number is not finite.
     """
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)  # float() reads 1_5 as 15
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError("expected a number")
+        raise ValueError(
+            f"expected a number{', with a point and not a comma' if _DECIMAL_COMMA.fullmatch(text.strip()) else ''}"
+        )
     return number
+
+
+def parse_seconds(text: str) -> float:
+    """Returns the seconds that a text says as a number, or as a clock time: `1:02` or `0:01:02.5`, with a point or a comma.
+
+    Raises:
+      ValueError: the text is neither, or not finite.
+    """
+    if ":" not in text:
+        return parse_number(text)
+    found = _CLOCK.fullmatch(text.strip())
+    if found:
+        hours, minutes, seconds = found[1], found[2], decimal.Decimal(found[3].replace(",", "."))
+        if seconds < 60 and (hours is None or (len(minutes) == 2 and minutes < "60")):
+            exact = 3600 * decimal.Decimal(hours or 0) + 60 * decimal.Decimal(minutes) + seconds
+            return parse_number(str(exact))
+    raise ValueError("expected a number of seconds, or a clock time such as 1:02 or 0:01:02.5")
 
 
 def refuse(path: Path, faults: Sequence[str], remedy: str) -> None:
@@ -130,11 +143,117 @@ def refuse(path: Path, faults: Sequence[str], remedy: str) -> None:
         raise ValueError(f"{path}:\n  " + "\n  ".join(faults[:_MAX_FAULTS_SHOWN]) + more)
 
 
-def _table_row(line: int, header: Sequence[str], fields: Sequence[str]) -> TableRow:
+def _read_rows(
+    path: Path, stream: io.TextIOWrapper, columns: Sequence[str], optional: Sequence[str], foreign: Mapping[str, str]
+) -> tuple[str, list[TableRow]]:
+    """Returns what separates the fields of a CSV file, and its rows."""
+    separators, skipped, line = list(_SEPARATORS), 0, stream.readline(_MAX_HEADER_CHARS)
+    while line and not (line.startswith("sep=") or line.strip().strip("".join(_SEPARATORS))):
+        skipped, line = skipped + 1, stream.readline(_MAX_HEADER_CHARS)
+    if line.startswith("sep=") and line[4:5] in _SEPARATORS:  # Excel reads and writes this line
+        separators, skipped, line = [line[4]], skipped + 1, stream.readline(_MAX_HEADER_CHARS)
+    first = [line]
+    while sum(part.count('"') for part in first) % 2 and len(first) < 10:  # a quoted name holds a line break
+        first.append(stream.readline(_MAX_HEADER_CHARS))
+    try:
+        headers = {separator: next(csv.reader(first, delimiter=separator), []) for separator in separators}
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {skipped + 1}: no header of a CSV ({error})") from error
+    known = [*columns, *optional]
+    named = {separator: _column_names(header, known) for separator, header in headers.items()}
+    separator = max(
+        separators, key=lambda key: (*(len(set(some) & set(named[key])) for some in (columns, known)), len(named[key]))
+    )
+    names = named[separator]
+    _check_header(path, headers[separator], names, separator, columns, known, foreign)
+    spaced = any(name.startswith(" ") for name in headers[separator][1:])
+    reader = csv.reader(itertools.chain(first, stream), delimiter=separator, strict=True, skipinitialspace=spaced)
+    rows, last = [], 0
+    try:
+        next(reader, [])
+        last = reader.line_num
+        for fields in reader:
+            last = reader.line_num
+            if any(map(str.strip, fields)):
+                rows.append(_table_row(last + skipped, names, fields, separator))
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {last + skipped + 1}: no row of a CSV ({error}); check its quotation marks") from error
+    return separator, rows
+
+
+def _column_names(header: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Returns the names under which a file's columns are given: the known ones as they are known, others in small letters."""
+    found = [texts.clean(name) for name in header]
+    while found and not found[-1]:
+        found.pop()
+    exact = set(found).intersection(known)
+    # Where a known name is there as it is, a name that is only similar is that of another column.
+    return [name if name in exact or column_name(name) in exact else column_name(name) for name in found]
+
+
+def _check_header(
+    path: Path,
+    header: Sequence[str],
+    names: Sequence[str],
+    separator: str,
+    columns: Sequence[str],
+    known: Sequence[str],
+    foreign: Mapping[str, str],
+) -> None:
+    missing = [column for column in columns if column not in names]
+    if missing:
+        written = [texts.clean(name) for name in header[: len(names)]]
+        renames = [
+            f"{as_written} to {foreign[name]}"
+            for as_written, name in zip(written, names, strict=True)
+            if name in foreign and foreign[name] not in names
+        ]
+        found = ", ".join(written)
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; found "
+            f"{found[:_MAX_HEADER_SHOWN]}{'…' if len(found) > _MAX_HEADER_SHOWN else ''}{'' if names else 'an empty file'}"
+            f"{'' if separator == ',' else f', separated by {_SEPARATORS[separator]}s'}"
+            f"{'; rename ' if renames else ''}{', '.join(renames)}"
+        )
+    repeated = [column for column in known if names.count(column) > 1]
+    if repeated:
+        raise ValueError(f"{path}: {', '.join(repeated)} heads two columns; leave one")
+
+
+def _table_row(line: int, names: Sequence[str], fields: Sequence[str], separator: str) -> TableRow:
     fault = ""
-    if len(fields) != len(header):
-        fault = f"expected {len(header)} fields as in the header, found {len(fields)}; quote a field that holds a comma"
-    return TableRow(line, dict(zip(header, fields, strict=False)), fault)
+    while len(fields) > len(names) and not fields[-1].strip():
+        fields = fields[:-1]
+    if len(fields) != len(names):
+        what = _SEPARATORS[separator]
+        fault = f"expected {len(names)} fields as in the header, found {len(fields)}; quote a field that holds a {what}"
+    return TableRow(line, dict(zip(names, fields, strict=False)), fault)
+
+
+def _with_points(rows: list[TableRow], numbers: Sequence[str], separator: str) -> list[TableRow]:
+    """Returns the rows with decimal points for decimal commas.
+
+    A comma before three digits may also separate thousands. It is decimal if the fields are separated by semicolons, or if the
+    file has a number with a comma that can't separate thousands. If there are points as well, nothing is sure.
+    """
+    places = [(row, column) for row in rows for column in numbers if "," in row.fields.get(column, "")]
+    places = [(row, column) for row, column in places if _DECIMAL_COMMA.fullmatch(row.fields[column].strip())]
+    if not places:
+        return rows
+    texts = [row.fields[column].strip() for row, column in places]
+    point = next(((row, column) for row in rows for column in numbers if "." in row.fields.get(column, "")), None)
+    reason = ""
+    if point:
+        reason = f"a number with a comma, while line {point[0].line} has {point[0].fields[point[1]]!r}; write points alone"
+    elif separator != ";" and all(map(_THOUSANDS.fullmatch, texts)):
+        reason = "the comma may separate thousands; write a point, or no comma"
+    faults = {}
+    for (row, column), text in zip(places, texts, strict=True):
+        if reason:
+            faults.setdefault(row.line, f"{column} {text!r}: {reason}")
+        else:
+            row.fields[column] = text.replace(",", ".")
+    return [dataclasses.replace(row, fault=row.fault or faults.get(row.line, "")) for row in rows]
 
 
 class _PlainLineEnds:
