@@ -16,7 +16,7 @@ from tsp_jax.video import scanning, writing
 FPS = 30  # the original's frame rate, in which its ground truth counts frames
 ERRORS_FILE = "errors.csv"
 _COLUMNS = ("filename", "outcome", "reason")
-_LEFT_OUT, _CUT_SHORT = "left out", "cut short"
+_LEFT_OUT, _CUT_SHORT, _DAMAGED = "left out", "cut short", "damaged"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def _work(options: argparse.Namespace) -> int:
     left_out = sum(outcome == _LEFT_OUT for _, outcome, _ in rows)
     print(
         f"{output}: {len(to_do) - left_out} videos written ({num_frames} frames at {FPS} fps), {len(done)} were there; "
-        f"{len(rows) - left_out} damaged and cut short, {left_out} unreadable and left out"
+        f"{len(rows) - left_out} damaged or cut short, {left_out} unreadable and left out"
     )
     if rows:
         raise errors.UnfinishedError(f"{len(rows)} of {len(targets)} videos are not whole; see {output / ERRORS_FILE}")
@@ -87,32 +87,35 @@ def plan(found: video_files.Found, output: Path) -> dict[Path, Path]:
     return targets
 
 
-def standardize(source: Path, target: Path, crf: int, note_damage: Callable[[str], object] | None = None) -> int:
-    """Writes a video at 30 fps, whole or not at all, and returns its number of frames.
+def standardize(
+    source: Path, target: Path, crf: int, note_problem: Callable[[str, str], object] | None = None
+) -> writing.Resampled:
+    """Writes a video at 30 fps, whole or not at all, and returns what came of it.
 
-    `writing.resample` explains which frames are chosen. A damaged video is kept up to its first error.
+    `writing.resample` explains which frames are chosen, and what becomes of damaged ones.
 
     Args:
       source: the video to read.
       target: the mp4 file to write. Its folder is made if it is absent.
       crf: x264's quality, from 0 (lossless) to 51.
-      note_damage: is called with the error before a video that was cut short is moved into place.
+      note_problem: is called with "damaged" or "cut short" and the reason, before such a video is moved into place.
 
     Raises:
       VideoError: the video can't be read.
       OSError: the file can't be written.
     """
     with files.replacing(target) as temporary:
-        frames, damage = writing.resample(source, temporary, FPS, crf=crf)
-        if damage and note_damage is not None:
-            note_damage(f"{damage}; {frames} frames at {FPS} fps are kept")
-    return frames
+        written = writing.resample(source, temporary, FPS, crf=crf)
+        if written.problem and note_problem is not None:
+            outcome = _CUT_SHORT if written.cut_short else _DAMAGED
+            note_problem(outcome, f"{written.problem}; {written.frames} frames at {FPS} fps are kept")
+    return written
 
 
 class _Failures:
     """The CSV of videos that are not whole. It is written after each video, so that it outlives a killed run.
 
-    A video that an earlier run cut short stays in the list as long as its output stays.
+    A damaged video of an earlier run stays in the list as long as its output stays.
     """
 
     def __init__(self, path: Path, done: set[str]):
@@ -123,7 +126,7 @@ class _Failures:
                 rows = [row for row in csv.reader(stream) if len(row) == len(_COLUMNS)]
             # The last row of a video is the valid one.
             latest = {filename: (filename, outcome, reason) for filename, outcome, reason in rows if filename in done}
-            self.rows = [row for row in latest.values() if row[1] == _CUT_SHORT]
+            self.rows = [row for row in latest.values() if row[1] != _LEFT_OUT]
         self._write()
 
     def add(self, filename: str, outcome: str, reason: str) -> None:
@@ -146,7 +149,10 @@ def _standardize_listed(source: Path, target: Path, filename: str, crf: int, fai
     try:
         if fault := video_files.picture_fault(source):
             raise scanning.VideoError(fault)
-        return standardize(source, target, crf, lambda damage: failures.add(filename, _CUT_SHORT, damage))
+        written = standardize(source, target, crf, lambda outcome, reason: failures.add(filename, outcome, reason))
+        for note in written.notes:
+            video_list.print_note(f"{source}: {note}")
+        return written.frames
     except (scanning.VideoError, OSError) as error:
         target.unlink(missing_ok=True)  # with --overwrite, the output of an earlier run no longer matches its source
         failures.add(filename, _LEFT_OUT, str(error))
@@ -157,8 +163,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_builders.standardize",
         description=f"Writes every video as H.264 mp4 at constant {FPS} fps, as `ffmpeg -filter:v fps=fps={FPS}` does, upright "
-        f"and without sound. If it was stopped, the same command goes on. A damaged video is kept up to its first error. "
-        f"Damaged and unreadable videos are listed in OUTPUT/{ERRORS_FILE}.",
+        f"and without sound. If it was stopped, the same command goes on. In place of damaged frames the picture before is "
+        f"shown. Damaged and unreadable videos are listed in OUTPUT/{ERRORS_FILE}.",
         epilog="example: python -m data_builders.standardize --input downloads/ --output videos/",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,6 +1,7 @@
 """Videos as H.264 mp4: from pictures, or resampled from another video to a constant rate."""
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -15,9 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tsp_jax.system import files
-from tsp_jax.video import scanning
-
-_MAX_GAP_SEC = 600  # between two frames; a constant rate fills it
+from tsp_jax.video import decoding, scanning
 
 
 def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: Fraction | int, *, crf: int = 23) -> int:
@@ -44,12 +43,29 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: F
     return count
 
 
-def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23) -> tuple[int, str]:
-    """Writes a video at a constant rate as an H.264 mp4. Returns the number of frames, and the error that ended it early or "".
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """What came of a video that was brought to another rate.
+
+    Attributes:
+      frames: number of frames written.
+      notes: what is odd in the source but read rightly.
+      problem: what of the source is missing or damaged; empty if nothing.
+      cut_short: whether the source's last frames are missing.
+    """
+
+    frames: int
+    notes: tuple[str, ...]
+    problem: str
+    cut_short: bool
+
+
+def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23) -> Resampled:
+    """Writes a video at a constant rate as an H.264 mp4, and returns what came of it.
 
     Frames are those that FFmpeg's filter `fps` chooses, on a grid that starts with the file (with its sound, where that comes
-    first). The picture is turned upright by quarter turns, as the `ffmpeg` command does. Sound is left out. A damaged video
-    ends before its first error, where `python -m data_builders.metadata` ends it too.
+    first). The picture is turned upright by quarter turns, as the `ffmpeg` command does. Sound is left out. In place of frames
+    that are damaged the picture before is shown, or the first whole one. The video ends where `data_builders.metadata` ends it.
 
     Unlike the command: the first picture is at 0 s, whatever comes before it; pixels become 8-bit 4:2:0, and an odd height or
     width loses a row or a column, which the command keeps in other layouts and refuses in this one.
@@ -58,69 +74,77 @@ def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23)
       VideoError: it is missing, no video, has no frame that decodes, or can't be encoded.
     """
     scanned = scanning.scan(source)
+    with scanning.open_container(scanned.path) as container:
+        # Where FFmpeg's grid starts. The first picture moves to 0 s, but to which tick the others are rounded depends on it.
+        phase = round(Fraction(container.start_time or 0, av.time_base) / scanned.timeline.time_base)
+    for _ in range(2):
+        reader = decoding.Reader(scanned, np.ones(len(scanned.timeline.pts), bool))
+        timed = _Timed(reader, min(phase, scanned.start))
+        try:
+            count = _encode(timed, target, scanned.timeline.time_base, fps, crf)
+        except av.error.FFmpegError as error:
+            raise scanning.VideoError(f"can't be converted: {scanning.reason_of(error)}") from error
+        if not reader.misdated:
+            break
+        scanned = scanning.rescan(scanned)
+    else:
+        raise scanning.VideoError("the decoder gives other frames each time")
+    if not count:
+        raise scanning.VideoError(f"no frame decodes: {reader.damage or 'the decoder gives none'}")
+    problem, lost = [scanned.fault, reader.damage], reader.end - timed.given
+    if lost:
+        problem.append(f"{lost} of {reader.end} frames are lost, and the picture before them is shown")
+    text = "; ".join(part for part in problem if part)
+    return Resampled(count, scanned.notes, text, reader.end < len(scanned.timeline.pts))
+
+
+def _encode(frames: Iterable[av.VideoFrame], target: str | Path, time_base: Fraction, fps: int, crf: int) -> int:
+    """Writes frames at a constant rate, and returns their number."""
     count = 0
-    try:
-        with scanning.open_container(scanned.path) as container, av.open(str(target), "w", format="mp4") as output:
-            stream = scanning.video_stream(container)
-            decoded = _UntilDamage(container, stream, scanned)
-            encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
-            encoder.codec_context.thread_count = 1  # several videos are written at once
-            for frame in _at_constant_rate(decoded, stream.time_base or Fraction(1, 90000), fps):
-                if not count:
-                    context = encoder.codec_context
-                    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
-                    context.color_range, context.colorspace = frame.color_range, frame.colorspace
-                    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
-                frame.pts, frame.time_base = count, Fraction(1, fps)
-                frame.pict_type = av.video.frame.PictureType.NONE  # else the source's key frames stay such
-                output.mux(encoder.encode(frame))
-                count += 1
+    with av.open(str(target), "w", format="mp4") as output:
+        encoder = output.add_stream("libx264", rate=fps, options={"crf": str(crf)})
+        encoder.codec_context.thread_count = 1  # several videos are written at once
+        for frame in _at_constant_rate(frames, time_base, fps):
             if not count:
-                raise scanning.VideoError(f"no frame decodes: {decoded.damage or 'the decoder gives none'}")
+                context = encoder.codec_context
+                context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
+                context.color_range, context.colorspace = frame.color_range, frame.colorspace
+                context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+            frame.pts, frame.time_base = count, Fraction(1, fps)
+            frame.pict_type = av.video.frame.PictureType.NONE  # else the source's key frames stay such
+            output.mux(encoder.encode(frame))
+            count += 1
+        if count:
             output.mux(encoder.encode())
-    except av.error.FFmpegError as error:
-        raise scanning.VideoError(f"can't be converted: {scanning.reason_of(error)}") from error
-    return count, decoded.damage
+    return count
 
 
-class _UntilDamage:
-    """The frames of a video up to the first error, from the file's start at 0; `damage` is that error, or empty."""
+class _Timed:
+    """The frames of a reader with their times on the timeline, from `zero` on; `given` counts them.
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, scanned: scanning.Scan):
-        self.container, self.stream, self.scanned, self.damage = container, stream, scanned, ""
+    Each is shown up to the next one that is whole, and the first one from the video's start.
+    """
+
+    def __init__(self, reader: decoding.Reader, zero: int):
+        self.reader, self.zero, self.given = reader, zero, 0
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        time_base = self.stream.time_base or Fraction(1, 90000)
-        spacing = 1 / (Fraction(self.scanned.timeline.fps).limit_denominator(100_000) * time_base)
-        start = round(Fraction(self.container.start_time or 0, av.time_base) / time_base)
-        last_sec, count = None, 0
-        for packet, error in scanning.packets(self.container, self.stream):
-            frames: list[av.VideoFrame] = []
-            if not error:
-                try:
-                    frames = self.stream.decode(packet)
-                except av.error.FFmpegError as decoding_error:
-                    error = scanning.reason_of(decoding_error)
-            for frame in frames:
-                pts = frame.pts if self.scanned.dated else round(count * spacing) + start
-                if pts is None:
-                    continue
-                frame_sec = float((pts - start) * time_base)
-                if frame.is_corrupt:
-                    error = error or "the decoder marks a frame as damaged"
-                elif last_sec is not None and frame_sec - last_sec > _MAX_GAP_SEC:
-                    error = error or f"the timestamps leap by {frame_sec - last_sec:.0f} s"
-                elif frame.width * frame.height > scanning.MAX_PIXELS:
-                    error = error or f"a frame of {frame.width}x{frame.height} pixels; at most {scanning.MAX_PIXELS} are read"
-                if error:
-                    break
-                frame.pts, frame.time_base, last_sec = pts - start, time_base, frame_sec
-                frame.duration = frame.duration or max(1, round(spacing))  # how long the last frame is shown
-                count += 1
-                yield frame
-            if error:
-                self.damage = f"{error}, after {count} frames"
-                return
+        timeline = self.reader.video.timeline
+        pts, before = timeline.pts.tolist(), None
+        for number, frame in self.reader.frames():
+            if frame.width * frame.height > scanning.MAX_PIXELS:
+                size = f"{frame.width}x{frame.height}"
+                raise scanning.VideoError(f"a frame of {size} pixels; at most {scanning.MAX_PIXELS} are read")
+            frame.pts, frame.time_base = pts[number if self.given else 0] - self.zero, timeline.time_base
+            self.given += 1
+            if before is not None:
+                yield before
+            before = frame
+        if before is not None:
+            last, units = self.reader.end - 1, 1 / float(timeline.time_base)
+            end = pts[0] + timeline.duration_sec * units if last == len(pts) - 1 else pts[last] + units / timeline.fps
+            before.duration = max(1, round(end) - self.zero - before.pts)
+            yield before
 
 
 def _at_constant_rate(frames: Iterable[av.VideoFrame], time_base: Fraction, fps: int) -> Iterator[av.VideoFrame]:
