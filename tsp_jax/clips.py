@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 FrameSelection = Literal["auto", "reference", "uniform"]
 Method = Literal["reference", "grid", "time"]
@@ -70,7 +71,6 @@ def plan(
     geometry: ClipGeometry,
     num_frames: int | None = None,
     *,
-    start: int | None = None,
     method: Method | None = None,
 ) -> Int64[np.ndarray, "n_clips clip_len"]:
     """Returns the frame numbers of each clip, ascending; a row of -1 is a clip for which the video lacks frames.
@@ -84,7 +84,6 @@ def plan(
       geometry: how clips are laid over the video.
       num_frames: number of frames as an annotation counts them, which sets the number of clips; None takes the timeline's.
         Frames that are taken by time are those of the timeline, whatever an annotation counts.
-      start: timestamp of the video's second 0; None takes the first frame's.
       method: how frames are taken; None takes what `choose` returns.
 
     Raises:
@@ -92,13 +91,13 @@ def plan(
     Source: TSP (Alwassel et al. 2021), released extraction code over torchvision 0.5's read_video. `uniform` differs: it
       leaves out the rounding of start times to timestamps, which moves some clips by a frame.
     """
-    method = method or choose(timeline, geometry, start)
+    method = method or choose(timeline, geometry)
     if method == "time":
-        return _plan_by_time(timeline, geometry, _first_pts(timeline) if start is None else start)
+        return _plan_by_time(timeline, geometry)
     return _plan_by_number(timeline, geometry, len(timeline.pts) if num_frames is None else num_frames, method)
 
 
-def choose(timeline: Timeline, geometry: ClipGeometry, start: int | None = None) -> Method:
+def choose(timeline: Timeline, geometry: ClipGeometry) -> Method:
     """Returns how the frames of a video are taken: by the original's rule, from the plain resampled grid, or by time.
 
     The plain grid is what `uniform` means where the rate is constant: the frames by time without the container's rounding.
@@ -106,7 +105,6 @@ def choose(timeline: Timeline, geometry: ClipGeometry, start: int | None = None)
     Args:
       timeline: when the video's frames are shown, by the file itself.
       geometry: how clips are laid over the video.
-      start: timestamp of the video's second 0; None takes the first frame's.
 
     Raises:
       ValueError: as for `plan`.
@@ -117,11 +115,27 @@ def choose(timeline: Timeline, geometry: ClipGeometry, start: int | None = None)
         return "time"
     if geometry.frame_selection == "auto":
         planned = _plan_by_number(timeline, geometry, len(timeline.pts), "reference")
-        if np.all(planned >= 0):
-            return "reference"
-    first = _first_pts(timeline)
-    late_sec = 0.0 if start is None else abs(float((first - start) * timeline.time_base))
-    return "grid" if late_sec <= _EVEN_FRAMES / timeline.fps + _MARGIN_SEC else "time"
+        return "reference" if np.all(planned >= 0) else "grid"
+    return "grid"
+
+
+def within(
+    num_clips: int, geometry: ClipGeometry, parts_sec: Sequence[tuple[float, float]]
+) -> Bool[np.ndarray, "n_parts n_clips"]:
+    """Returns a flag for each part and clip that says whether the clip lies whole within the part.
+
+    Clip k lasts from second k * stride / frame_rate to second (k * stride + clip_len) / frame_rate. A millisecond over either
+    end is allowed, for times that were rounded.
+
+    Args:
+      num_clips: number of the video's clips.
+      geometry: how clips are laid over the video.
+      parts_sec: the parts from start to end, in seconds.
+    """
+    start_sec = np.arange(num_clips) * geometry.stride / geometry.frame_rate
+    end_sec = start_sec + geometry.clip_len / geometry.frame_rate
+    parts = np.reshape(np.asarray(parts_sec, np.float64), (-1, 2))
+    return (start_sec >= parts[:, :1] - _MARGIN_SEC) & (end_sec <= parts[:, 1:] + _MARGIN_SEC)
 
 
 def is_constant(timeline: Timeline) -> bool:
@@ -193,8 +207,8 @@ def _plan_by_number(
     return np.where(complete[:, None], clips, -1)
 
 
-def _plan_by_time(timeline: Timeline, geometry: ClipGeometry, start: int) -> Int64[np.ndarray, "n_clips clip_len"]:
-    """The last frames shown at or before the seconds (k * stride + j) / frame_rate after `start`; the first one before it."""
+def _plan_by_time(timeline: Timeline, geometry: ClipGeometry) -> Int64[np.ndarray, "n_clips clip_len"]:
+    """The last frames shown at or before the seconds (k * stride + j) / frame_rate after the first frame."""
     margin_sec = float(timeline.time_base) / 2 + _MARGIN_SEC
     steps = (timeline.duration_sec + margin_sec) * geometry.frame_rate
     if not steps <= MAX_RESAMPLED:
@@ -203,8 +217,8 @@ def _plan_by_time(timeline: Timeline, geometry: ClipGeometry, start: int) -> Int
             "video, or mend its timestamps"
         )
     grid = np.arange(int(steps)) / geometry.frame_rate
-    shown_sec = (timeline.pts - start).astype(np.float64) * float(timeline.time_base)
-    shown = np.maximum(np.searchsorted(shown_sec, grid + margin_sec, side="right") - 1, 0).astype(np.int64)
+    shown_sec = (timeline.pts - _first_pts(timeline)).astype(np.float64) * float(timeline.time_base)
+    shown = (np.searchsorted(shown_sec, grid + margin_sec, side="right") - 1).astype(np.int64)
     return shown[_first_of_clips(len(grid), geometry)[:, None] + np.arange(geometry.clip_len)]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tsp_jax import features, video_files, video_list, video_names, weights
-from tsp_jax.extraction import engine, failures, flags, stages
+from tsp_jax.extraction import engine, failures, flags, parts, stages
+from tsp_jax.features import npy_folder
 from tsp_jax.system import cli, startup
 
 _KEPT = "finished videos are kept; run the same command again to continue"
@@ -25,13 +26,15 @@ def _work(options: argparse.Namespace) -> int:
     if options.profile is not None:
         Path(options.profile).mkdir(parents=True, exist_ok=True)
     videos = video_list.list_videos(options.videos, options.metadata_csv, options.names, video_list.print_note)
+    videos = parts.confine(videos, options, video_list.print_note)
     videos = video_list.shard(videos, options.num_shards, options.shard_id)
     settings = flags.read_settings(options)
     checkpoint = weights.open_any(options.checkpoint)
-    errors_csv = Path(f"{options.output}.errors.csv")
-    attributes = {**engine.run_attributes(checkpoint, settings), "names": options.names or video_names.DEFAULT}
+    errors_csv = Path(f"{Path(options.output)}.errors.csv")
+    attributes = engine.run_attributes(checkpoint, settings, parts.kind(options))
+    attributes["names"] = options.names or video_names.DEFAULT
     with cli.resumable(_KEPT):
-        with cli.terminable(), features.Writer(options.output, attributes, overwrite=options.overwrite) as writer:
+        with cli.terminable(), _writer(options, attributes) as writer:
             summary = engine.extract(
                 checkpoint, videos, writer, settings, stop_on_error=options.on_error == "stop", trace_dir=options.profile
             )
@@ -44,10 +47,20 @@ def _work(options: argparse.Namespace) -> int:
     return 1 if summary.failures else 0
 
 
+def _writer(options: argparse.Namespace, attributes: features.Attributes) -> features.Writer | npy_folder.Writer:
+    if options.output.endswith("/") or Path(options.output).is_dir():
+        dtype = options.npy_dtype or "float32"
+        return npy_folder.Writer(options.output, attributes, dtype=dtype, overwrite=options.overwrite)
+    if options.npy_dtype is not None:
+        raise ValueError(f"--npy_dtype is for an --output that is a folder, such as {options.output}/")
+    return features.Writer(options.output, attributes, overwrite=options.overwrite)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tsp_jax.extract",
-        description="Writes the features of videos into one HDF5 file. The same command again skips finished videos.",
+        description="Writes the features of videos into one HDF5 file, or into a folder of .npy files. The same command again "
+        "skips finished videos.",
         epilog="example: python -m tsp_jax.extract --checkpoint r2plus1d_34-tsp_on_activitynet --videos videos/ "
         "--output features.h5",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -57,7 +70,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--videos", required=True, nargs="+", help=f"{video_files.HELP}; with --metadata_csv, the folder of its filenames")
     add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
-    add("--output", required=True, help="the HDF5 file to write")
+    add(
+        "--output",
+        required=True,
+        help="the HDF5 file to write; or a folder, which exists or ends with /, for a .npy file and a .json file with its "
+        "attributes for each video",
+    )
+    add("--npy_dtype", choices=npy_folder.DTYPES, help="with a folder: the precision of the arrays, by default float32")
+    parts.add_flags(parser)
     flags.add_settings(parser)
     startup.add_device(parser)
     add("--num_shards", type=cli.positive_int, default=1, help="number of parts that the list of videos is divided into")

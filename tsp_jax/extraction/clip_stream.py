@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from tsp_jax import clips, transforms, video_list
 from tsp_jax.system import timing
@@ -155,13 +155,12 @@ def _read_scanned(
     preprocessing: transforms.Preprocessing,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
-    timeline, start = scan.timeline, scan.start or None
-    method = clips.choose(timeline, geometry, start)
+    timeline, method = scan.timeline, clips.choose(scan.timeline, geometry)
     num_frames = len(timeline.pts)
     if method != "time":  # by the file's own clock metadata counts for nothing
         timeline = timeline if item.fps is None else dataclasses.replace(timeline, fps=item.fps)
         num_frames = num_frames if item.num_frames is None else item.num_frames
-    plan = clips.plan(timeline, geometry, num_frames, start=start, method=method)
+    plan = clips.plan(timeline, geometry, num_frames, method=method)
     attributes = {
         "fps": timeline.fps,
         "frames": num_frames,
@@ -170,9 +169,14 @@ def _read_scanned(
         "clips_planned": len(plan),
         "frames_by": "time" if method == "time" else "number",
     }
-    yield Opened(job, len(plan), attributes, _notes(scan, item, geometry, method))
+    wanted, notes = np.ones(len(plan), bool), _notes(scan, item, geometry, method)
+    if item.parts_sec is not None:
+        attributes["parts_sec"] = np.array(item.parts_sec)
+        within = clips.within(len(plan), geometry, item.parts_sec)
+        wanted, notes = np.any(within, axis=0), (*notes, *_part_notes(within, item.parts_sec, geometry))
+    yield Opened(job, int(np.count_nonzero(wanted)), attributes, notes)
 
-    whole = plan[:, 0] >= 0
+    whole = wanted & (plan[:, 0] >= 0)
     needed = np.zeros(len(timeline.pts), bool)
     needed[plan[whole]] = True
     reader = decoding.Reader(scan, needed, decoder, own)
@@ -182,7 +186,7 @@ def _read_scanned(
         yield Clip(job, row, frames)
     if reader.misdated:
         return True
-    yield Closed(job, _reason(plan, given, scan, timeline, num_frames, geometry, reader.damage), reader.decoded)
+    yield Closed(job, _reason(plan, wanted, given, scan, timeline, num_frames, geometry, reader.damage), reader.decoded)
     return False
 
 
@@ -235,6 +239,17 @@ def _notes(scan: scanning.Scan, item: video_list.Video, geometry: clips.ClipGeom
     return tuple(notes)
 
 
+def _part_notes(
+    within: Bool[np.ndarray, "p n"], parts_sec: Sequence[tuple[float, float]], geometry: clips.ClipGeometry
+) -> tuple[str, ...]:
+    empty = np.flatnonzero(~within.any(axis=1))
+    if not len(empty) or len(empty) == len(within):
+        return ()
+    start, end = parts_sec[empty[0]]
+    seconds = geometry.clip_len / geometry.frame_rate
+    return (f"{len(empty)} of {len(within)} parts hold no whole clip of {seconds:.3f} s, such as {start:g} to {end:g} s",)
+
+
 def _oddity(scan: scanning.Scan) -> str:
     """Returns what is odd in the file's clock, as the beginning of a sentence."""
     if not clips.is_constant(scan.timeline):
@@ -244,6 +259,7 @@ def _oddity(scan: scanning.Scan) -> str:
 
 def _reason(
     plan: Int64[np.ndarray, "n t"],
+    wanted: Bool[np.ndarray, " n"],
     given: int,
     scan: scanning.Scan,
     timeline: clips.Timeline,
@@ -251,19 +267,23 @@ def _reason(
     geometry: clips.ClipGeometry,
     damage: str,
 ) -> str:
-    """Returns the reason why a video gave fewer clips than its length promises; empty if it is whole and undamaged."""
+    """Returns the reason why a video gave fewer clips than were wanted; empty if it is whole and undamaged."""
+    reasons, clip_sec = [scan.fault] if scan.fault else [], geometry.clip_len / geometry.frame_rate
     if not len(plan):
-        seconds = geometry.clip_len / geometry.frame_rate
-        reasons = [f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {seconds:.3f} s"]
-        return "; ".join([*reasons, scan.fault] if scan.fault else reasons)
-    reasons = [scan.fault] if scan.fault else []
-    unplanned = int(np.count_nonzero(plan[:, 0] < 0))
+        short = f"shorter than one clip: {num_frames} frames at {timeline.fps:g} fps; a clip takes {clip_sec:.3f} s"
+        return "; ".join([short, *reasons])
+    if not wanted.any():
+        none = f"none of its {len(plan)} clips of {clip_sec:.3f} s lies whole within the parts asked for"
+        return "; ".join([f"{none}; it lasts {timeline.duration_sec:.2f} s", *reasons])
+    unplanned = int(np.count_nonzero(wanted & (plan[:, 0] < 0)))
     if num_frames > len(timeline.pts):
         reasons.append(f"the metadata says {num_frames} frames, the file has {len(timeline.pts)}")
     elif unplanned:
-        reasons.append(f"{_oddity(scan)}: {unplanned} of {len(plan)} clips find too few frames in their time; {_REMEDY}")
-    lost = given < len(plan) - unplanned
-    if (lost or num_frames == len(timeline.pts)) and (missing := containers.missing_bytes(scan.path)):
+        reasons.append(
+            f"{_oddity(scan)}: {unplanned} of {np.count_nonzero(wanted)} clips find too few frames in their time; {_REMEDY}"
+        )
+    lost = given < np.count_nonzero(wanted) - unplanned
+    if (lost or (wanted.all() and num_frames == len(timeline.pts))) and (missing := containers.missing_bytes(scan.path)):
         reasons.append(f"the file is cut off: its headers promise {missing} more bytes")
     if lost and damage:
         reasons.append(f"damaged: {damage}")

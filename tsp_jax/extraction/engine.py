@@ -91,8 +91,14 @@ class Sink(Protocol):
         ...
 
 
-def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> features.Attributes:
-    """Returns the attributes that all features of a run share, as they are stored with the features."""
+def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings, parts: str = "") -> features.Attributes:
+    """Returns the attributes that all features of a run share, as they are stored with the features.
+
+    Args:
+      checkpoint: the encoder.
+      settings: how the features are made.
+      parts: by which flags videos are confined to parts; empty if they are not.
+    """
     return {
         **dataclasses.asdict(settings.geometry),
         # What was asked for. Each video has what was done as its own attribute `frame_selection`.
@@ -102,6 +108,7 @@ def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings) -> fe
         "checkpoint": checkpoint.origin.source,
         "checkpoint_sha256": checkpoint.weights_sha256,
         "tsp_jax_version": version.__version__,
+        **({"parts": parts} if parts else {}),
     }
 
 
@@ -139,7 +146,7 @@ def extract(
             new.append(item)
             continue
         done = writer.done[item.name]
-        _check_same_metadata(item, done)
+        _check_same_work(item, done)
         summary.skipped += 1
         if done["damage"]:
             summary.failures.append(Failure(str(item.path), done["damage"], int(done["clips"])))
@@ -297,12 +304,18 @@ def _trace(folder: str) -> contextlib.AbstractContextManager[None]:
     return jax.profiler.trace(folder, profiler_options=options)
 
 
-def _check_same_metadata(item: video_list.Video, done: features.Attributes) -> None:
-    """Checks that a video that was done before had the same frame rate and number of frames.
+def _check_same_work(item: video_list.Video, done: features.Attributes) -> None:
+    """Checks that a video that was done before had the same parts, frame rate and number of frames.
 
     Raises:
       FeatureFileError: one of them differs.
     """
+    before, now = (None if parts is None else np.asarray(parts).tolist() for parts in (done.get("parts_sec"), item.parts_sec))
+    if before != now:
+        raise features.FeatureFileError(
+            f"{item.name}: done before for {_shown(before)}, asked for {_shown(now)}; name another --output, or pass "
+            "--overwrite"
+        )
     if done.get("frames_by") == "time":  # the metadata had no part in it
         return
     for name, value in (("fps", item.fps), ("frames", item.num_frames)):
@@ -311,3 +324,10 @@ def _check_same_metadata(item: video_list.Video, done: features.Attributes) -> N
                 f"{item.name}: done before with {name} {done[name]}, the metadata now says {value}; name another --output, "
                 "or pass --overwrite"
             )
+
+
+def _shown(parts_sec: Sequence[Sequence[float]] | None) -> str:
+    if parts_sec is None:
+        return "all of it"
+    shown = ", ".join(f"{start:g} to {end:g} s" for start, end in parts_sec[:3])
+    return shown + (f" and {len(parts_sec) - 3} more parts" if len(parts_sec) > 3 else "")

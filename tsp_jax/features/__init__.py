@@ -28,7 +28,8 @@ FeatureFileError = hdf5.FeatureFileError
 
 _CHUNK_BYTES = 1 << 19
 # The attributes that make features comparable. Names and versions may differ.
-_IDENTITY = ("stride", "clip_len", "frame_rate", "frame_selection", "decoder", "dtype", "checkpoint_sha256", hdf5.NAMING)
+_GEOMETRY = ("stride", "clip_len", "frame_rate", "frame_selection", "parts")
+_IDENTITY = (*_GEOMETRY, "decoder", "dtype", "checkpoint_sha256", hdf5.NAMING, "npy_dtype")
 _FLAG = "frame_selection_flag"
 
 
@@ -207,7 +208,7 @@ class Writer:
                 continue
             for name, attributes in found.items():
                 where, remedy = f"{self.output} (video {name!r})", "name another --output, or pass --overwrite"
-                _check_same_run(self.run, "asked for", attributes, where, remedy)
+                check_same_run(self.run, "asked for", attributes, where, remedy)
                 self.done[name], self._owner[name] = attributes, path
 
     def _join(self) -> None:
@@ -242,7 +243,7 @@ def merge(inputs: Sequence[str | Path], output: str | Path, *, overwrite: bool =
         if run is None:
             first, run = path, held.attributes
         for attributes in [held.attributes, *(attributes for _, attributes in held.videos.values())]:
-            _check_same_run(run, f"in {first}", attributes, str(path), "only features of one kind of run can be joined")
+            check_same_run(run, f"in {first}", attributes, str(path), "only features of one kind of run can be joined")
     _write_joined(owner, output, run or {})
     return len(owner)
 
@@ -252,7 +253,19 @@ def unfinished(output: Path) -> int:
     return len(list(_parts_folder(output).glob("*.h5")))
 
 
-def _check_same_run(expected: Attributes, whose: str, found: Attributes, where: str, remedy: str) -> None:
+def check_same_run(expected: Attributes, whose: str, found: Attributes, where: str, remedy: str) -> None:
+    """Checks that two kinds of run make features that can be compared, and may lie in one place.
+
+    Args:
+      expected: the attributes of one run.
+      whose: where these attributes come from, such as "asked for".
+      found: the attributes of the other run.
+      where: where these attributes were found.
+      remedy: what to do if they differ.
+
+    Raises:
+      FeatureFileError: they differ; the message lists how.
+    """
     expected, found = _as_asked(expected), _as_asked(found)
     keys = [
         key
