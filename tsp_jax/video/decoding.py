@@ -187,7 +187,8 @@ class Reader:
             yield from packets
             return
         margin = round(_SEEK_MARGIN_SEC[name] / video.timeline.time_base)
-        container.seek(max(int(pts[0]), int(pts[first]) - margin), stream=stream, backward=True)
+        # Indices hold decoding times: a key frame that is shown after the first needed frame may be decoded before its time.
+        container.seek(max(int(pts[0]), int(pts[first - _REORDER_WINDOW]) - margin), stream=stream, backward=True)
         for packet, error in packets:
             if packet is None or (packet.is_keyframe and packet.pts is not None):
                 if packet is None or packet.pts > pts[first]:
