@@ -16,6 +16,8 @@ from tsp_jax.system import files, tables, texts
 ACTION = "Action"
 NO_ACTION = "No action"
 TEMPORAL_REGIONS = (ACTION, NO_ACTION)  # in the order of their class numbers
+# Names that data sets and tools give to the same subset, in small letters.
+SUBSETS = (("train", "training"), ("valid", "validation", "val"), ("test", "testing"))
 _FPS_TOLERANCE = 1e-4  # relative
 
 

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from tsp_jax import global_features, groundtruth, records, transforms, video_list
+from tsp_jax import features, global_features, groundtruth, records, transforms, video_names
 from tsp_jax.system import malloc
 
 Batch = dict[str, np.ndarray]
@@ -343,7 +343,8 @@ def _join(index: records.Index, path: str | Path) -> Float32[np.ndarray, "v f"]:
             "data.gvf empty for a model without"
         )
     vectors = global_features.read(path)
-    names = [video_list.video_name(Path(filename)) for filename in index.video_filename]
+    rule = features.naming(path)
+    names = [video_names.feature_name(filename, rule) for filename in index.video_filename]
     missing = [name for name in names if name not in vectors]
     if missing:
         raise records.RecordsError(

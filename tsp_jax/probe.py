@@ -49,7 +49,7 @@ def labelled_clips(
     """
     rows: list[np.ndarray] = []
     acting: list[np.ndarray] = []
-    for name, items in groundtruth.by_video(truth).items():
+    for name, items in groundtruth.by_video(truth, features.naming(path)).items():
         video = features.read(path, name)
         times = clip_times.clip_times(video)
         for item in items:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tsp_jax import video_files
 from tsp_jax.report import page, training_section
 from tsp_jax.system import cli, files
 
@@ -54,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="segments of other videos of --features, on which the linear probe is fitted; the page shows the rest. By default "
         "the probe is fitted on the first, third, … video of --groundtruth by name, and measured on the others")  # fmt: skip
     add("--predictions", metavar="JSON", help="predictions of these videos, as `python -m tsp_jax.predict` writes them")
-    add("--videos", metavar="DIR", help="the folder of the videos, of which frames are shown")
+    add("--videos", nargs="+", metavar="PATH", help=f"the videos, of which frames are shown: {video_files.HELP}")
     add("--metrics", "--plot", nargs="+", action="extend", default=[], metavar="JSONL",
         help="metrics.jsonl of training runs, whose curves are drawn")  # fmt: skip
     add("--max_videos", type=cli.non_negative_int, default=50, metavar="N",

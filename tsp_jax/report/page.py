@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from tsp_jax import features, groundtruth, predictions, version, video_list
+from tsp_jax import features, groundtruth, predictions, version, video_list, video_names
 from tsp_jax.report import clips_section, figures, training_section, video_section
 from tsp_jax.system import progress
 from tsp_jax.video import scanning
@@ -199,18 +199,19 @@ def _read(options: argparse.Namespace) -> _Inputs:
       FeatureFileError, PredictionsError, ValueError, OSError: a file can't be used, or doesn't belong to the others.
     """
     models = _models(options.features, options.names)
+    naming = features.naming(models[0].path)
     every_name = sorted({name for model in models for name in model.videos})
     notes = [note for model in models for note in _missing(f"without features in {model.path}", every_name, model.videos)]
-    fitted, more = _truth(options.probe_groundtruth, every_name)
+    fitted, more = _truth(options.probe_groundtruth, every_name, naming)
     notes += more
     names = [name for name in every_name if name not in fitted]
-    truth, more = _truth(options.groundtruth, names)
+    truth, more = _truth(options.groundtruth, names, naming)
     notes += more
     if options.groundtruth:
         notes += _missing(f"without segments in {options.groundtruth}", names, truth)
     predicted, predicted_by, more = _predictions(options.predictions, models, names, every_name)
     notes += more
-    paths, more = _paths(options.videos, names[: options.max_videos])
+    paths, more = _paths(options.videos, names[: options.max_videos], naming)
     notes += more
     return _Inputs(models, every_name, names, fitted, truth, predicted, predicted_by, paths, notes)
 
@@ -265,7 +266,9 @@ def _models(paths: Sequence[str], names: Sequence[str] | None) -> list[Model]:
     return models
 
 
-def _truth(path: str | None, names: Sequence[str]) -> tuple[dict[str, list[groundtruth.AnnotatedSegment]], list[str]]:
+def _truth(
+    path: str | None, names: Sequence[str], naming: video_names.Rule
+) -> tuple[dict[str, list[groundtruth.AnnotatedSegment]], list[str]]:
     """Returns the segments of these videos by name, empty without a file, and notes of videos that are left out.
 
     Raises:
@@ -273,21 +276,22 @@ def _truth(path: str | None, names: Sequence[str]) -> tuple[dict[str, list[groun
     """
     if path is None:
         return {}, []
-    found = groundtruth.by_video(groundtruth.read_groundtruth(path))
+    found = groundtruth.by_video(groundtruth.read_groundtruth(path), naming)
     _check_belong(path, list(found), names)
     notes = _missing(f"of {path} without features, left out", found, names)
     return {name: found[name] for name in names if name in found}, notes
 
 
-def _paths(folder: str | None, names: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """Returns the files of these videos by name, empty without a folder, and notes of videos that have no file.
+def _paths(videos: Sequence[str] | None, names: Sequence[str], naming: video_names.Rule) -> tuple[dict[str, Path], list[str]]:
+    """Returns the files of these videos by name, empty without --videos, and notes of videos that have no file.
 
     Raises:
       OSError, ValueError: the folder can't be read, or has none of these videos.
     """
-    if folder is None:
+    if videos is None:
         return {}, []
-    found = {item.name: item.path for item in video_list.list_videos(folder) if not item.fault}
+    folder = " ".join(videos)
+    found = {item.name: item.path for item in video_list.list_videos(videos, names=naming) if not item.fault}
     if names:
         _check_belong(folder, list(found), names)
     return {name: found[name] for name in names if name in found}, _missing(f"without a file in {folder}", names, found)
