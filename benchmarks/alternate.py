@@ -62,15 +62,21 @@ class UnavailableError(Exception):
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that all benchmarks share."""
     add = parser.add_argument
-    add("--rival", nargs="*", choices=RIVALS, default=list(RIVALS), help="PyTorch's sides; without a name, ours alone")
+    add(
+        "--rival",
+        nargs="*",
+        choices=RIVALS,
+        default=list(RIVALS),
+        help="PyTorch's sides to compare with; without a name, only ours runs",
+    )
     add(
         "--variants",
         nargs="+",
         type=_variant,
         metavar="NAME",
-        help="variants for `best` to choose from; default: its own list",
+        help="the variants that `best` chooses from; by default its own list",
     )
-    add("--rounds", type=cli.positive_int, default=5, help="rounds; each side has one turn in a round")
+    add("--rounds", type=cli.positive_int, default=5, help="number of rounds; each side has one turn in a round")
     add("--seconds", type=float, default=4.0, help="about how long a turn takes; the work is repeated to fill it")
     add("--json", metavar="FILE", help="the file to write all numbers to")
 
@@ -180,7 +186,7 @@ class _Worker:
         return json.loads(line)
 
     def run(self, count: int) -> dict[str, float]:
-        """Does the work that many times; returns seconds by the clock and of processors, without those of child processes.
+        """Does the work that many times. Returns the seconds by the clock, and those of processors without child processes.
 
         Raises:
           BenchmarkError: the process ended.
@@ -234,7 +240,7 @@ def difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def run(options: argparse.Namespace, work: Callable[[dict[str, Any]], None]) -> int:
-    """Runs a benchmark, whose work adds to a result; returns the exit status.
+    """Runs a benchmark, whose work adds to a result. Returns the exit status.
 
     The status is 0 if all went well, 1 if the benchmark cannot run or its sides differ, 130 if it was interrupted.
     """
@@ -329,13 +335,13 @@ def commit() -> str:
 
 
 def _module() -> str:
-    """Name of the module that runs as the command."""
+    """Returns the name of the module that runs as the command."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else Path(sys.argv[0]).stem
 
 
 def _processor() -> str:
-    """Name of the processor, or its kind if the system does not say the name."""
+    """Returns the processor's name, or its kind if the system does not say the name."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Clips a second of feature extraction from files to files, at strides 16 and 1, beside PyTorch's; its memory and its start.
+"""Measures how many clips a second feature extraction from files to files makes, next to PyTorch; also its memory and start.
 
 All sides read the same videos with the same weights, and must give the same features before anything is timed. `released`
 seeks and decodes a second of video for each clip; `best` decodes each video once, in threads, as ours does.
@@ -33,7 +33,7 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 0.1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 a side fails or differs, 2 wrong use."""
     options = _parse(arguments)
 
     def work(result: dict[str, Any]) -> None:
@@ -78,26 +78,41 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=cli.positive_int,
         nargs="+",
         default=[16, 1],
-        help="resampled frames from one clip's start to the next's",
+        help="number of resampled frames from one clip's start to the next",
     )
-    add("--clip_len", type=cli.positive_int, default=16, help="frames in a clip")
-    add("--dtype", nargs="+", choices=list(TOLERANCES), default=["float32"], help="`released` is float32 in all")
-    add("--batch", type=cli.positive_int, default=32, help="clips")
-    add("--videos", metavar="DIR", help="of videos; synthetic ones otherwise")
-    add("--synthetic", type=cli.positive_int, default=2, metavar="N", help="synthetic videos, 320x240 at 30 fps")
-    add("--length", type=float, nargs=2, default=[6.0, 12.0], metavar="SEC", help="shortest and longest of them")
-    add("--folder", metavar="DIR", help="where videos are made, to be used again; a temporary one otherwise")
+    add("--clip_len", type=cli.positive_int, default=16, help="number of frames in a clip")
+    add(
+        "--dtype",
+        nargs="+",
+        choices=list(TOLERANCES),
+        default=["float32"],
+        help="compute precision; `released` always uses float32",
+    )
+    add("--batch", type=cli.positive_int, default=32, help="clips in a batch")
+    add("--videos", metavar="DIR", help="a folder of videos; by default synthetic ones are made")
+    add("--synthetic", type=cli.positive_int, default=2, metavar="N", help="number of synthetic videos, 320x240 at 30 fps")
+    add(
+        "--length",
+        type=float,
+        nargs=2,
+        default=[6.0, 12.0],
+        metavar="SEC",
+        help="shortest and longest length of a synthetic video",
+    )
+    add("--folder", metavar="DIR", help="a folder for the videos, which are used again; by default a temporary one")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--command", action="store_true", help="time the whole command, its start included, ours alone")
-    instead.add_argument("--startup", action="store_true", help="time to the first features, cold and warm, ours alone")
-    instead.add_argument("--memory", action="store_true", help="memory over time on long 1080p files, ours alone")
+    instead.add_argument("--command", action="store_true", help="time our whole command, including its start")
+    instead.add_argument("--startup", action="store_true", help="time our command until its first features, cold and warm")
+    instead.add_argument(
+        "--memory", action="store_true", help="measure the memory of our command over time on long 1080p files"
+    )
     add(
         "--memory_hours",
         type=float,
         nargs="+",
         default=[0.02, 2.0],
         metavar="H",
-        help="lengths of such files, one after another",
+        help="lengths of these files, in hours",
     )
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
@@ -110,7 +125,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def speeds(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The measurements of each backbone, dtype and stride.
+    """Returns the measurements of each backbone, dtype and stride.
 
     Raises:
       BenchmarkError: a side fails or differs.
@@ -151,9 +166,9 @@ def _count_clips(videos: Path, stride: int, clip_len: int) -> int:
 
 
 def whole_command(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of `python -m tsp_jax.extract` for each backbone, dtype and stride, from its start to its end.
+    """Returns the seconds of `python -m tsp_jax.extract` for each backbone, dtype and stride, from its start to its end.
 
-    The first run of each, which may have to compile, is not among them.
+    The first run of each is not counted, because it may have to compile.
 
     Raises:
       BenchmarkError: the command fails.
@@ -173,7 +188,7 @@ def whole_command(folder: Path, options: argparse.Namespace) -> list[dict[str, A
 
 
 def command_table(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each."""
+    """Returns a table with a row for each of the runs of `whole_command`."""
     rows = ["| the whole command | clips | seconds | range | clips a second |", "| --- " * 5 + "|"]
     for item in results:
         seconds = item["seconds"]
@@ -186,7 +201,7 @@ def command_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def startup(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds from the start of a process to its first features, by stage: with an empty compilation cache, then a warm one.
+    """Returns the seconds from the start of a process to its first features, by stage, with an empty and a full cache.
 
     Raises:
       BenchmarkError: the process fails.
@@ -195,7 +210,7 @@ def startup(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     for backbone, dtype in itertools.product(options.backbone, options.dtype):
         spec = {"checkpoint": str(_checkpoint(folder, backbone)), "batch": options.batch, "clip_len": options.clip_len}
         with tempfile.TemporaryDirectory() as cache:
-            # What compiles in less than a second is kept too.
+            # Programs that compile in less than a second are kept too.
             kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
             for number in tqdm.trange(options.rounds + 1, desc=f"start {backbone} {dtype}", unit="run", disable=None):
                 given = json.dumps({**spec, "dtype": dtype, "began": time.time()})
@@ -209,7 +224,7 @@ def startup(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def startup_table(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each, medians over the rounds."""
+    """Returns a table with a row for each measurement of `startup`: medians over the rounds."""
     stages = [key for key in results[0] if key.endswith("_sec")]
     names = " | ".join(key.removesuffix("_sec").replace("_", " ") for key in stages)
     rows = [f"| start, seconds | compilation cache | {names} | whole |", "| --- " * (len(stages) + 3) + "|"]
@@ -223,7 +238,7 @@ def startup_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Resident memory of the command over time, in bytes, on each of the 1080p videos. Linux alone.
+    """Returns the command's resident memory over time, in bytes, for each of the 1080p videos. It works on Linux only.
 
     Raises:
       BenchmarkError: the command fails.
@@ -249,7 +264,7 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def memory_table(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each video: the peak, and the memory at quarters of the run."""
+    """Returns a table with a row for each video: the peak, and the memory at quarters of the run."""
     rows = ["| 1080p video | seconds | peak, MB | at a quarter | at half | at three quarters |", "| --- " * 6 + "|"]
     for item in results:
         rss = [value for _, value in item["samples"]]
@@ -262,7 +277,7 @@ def memory_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def long_video(path: Path, hours: float) -> Path:
-    """A 1080p H.264 video at 30 fps in which two seconds come over and over: encoded once, its packets repeated."""
+    """Writes a 1080p H.264 video at 30 fps that repeats two seconds: they are encoded once, and their packets repeated."""
     if path.exists():
         return path
     part = path.with_name("part.mp4")
@@ -292,7 +307,7 @@ def _pictures(count: int) -> Iterator[UInt8[np.ndarray, "1080 1920 3"]]:
 
 
 def _checkpoint(folder: Path, backbone: str) -> Path:
-    """Seeded weights as a checkpoint folder; another process writes it, so that this one leaves the device alone."""
+    """Writes seeded weights as a checkpoint folder, in another process, so that this one does not use the device."""
     path = folder / "checkpoints" / backbone
     if not path.exists():
         spec = json.dumps({"backbone": backbone, "label_counts": model.LABEL_COUNTS, "gvf": True})
@@ -303,7 +318,7 @@ def _checkpoint(folder: Path, backbone: str) -> Path:
 
 
 def _flags(folder: Path, backbone: str, videos: Path, stride: int, dtype: str, options: argparse.Namespace) -> list[str]:
-    """Those of the command."""
+    """Returns the flags of the extraction command."""
     flags = ["--checkpoint", str(_checkpoint(folder, backbone)), "--videos", str(videos), "--overwrite"]
     flags += ["--output", str(folder / "features.h5"), "--stride", str(stride), "--dtype", dtype]
     return [*flags, "--clip_len", str(options.clip_len), "--batch_size", str(options.batch)]
@@ -311,7 +326,7 @@ def _flags(folder: Path, backbone: str, videos: Path, stride: int, dtype: str, o
 
 @contextlib.contextmanager
 def _extracting(flags: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
-    """The command on its way, its output with the errors of this one."""
+    """Starts the extraction command; its output goes to this process's stderr."""
     with _child(["-m", "tsp_jax.extract", *flags], stdout=sys.stderr) as process:
         yield process
 
@@ -333,7 +348,7 @@ def _check(status: int | None) -> None:
 
 
 def _status(pid: int) -> dict[str, int]:
-    """Bytes by their names in Linux's page on a process; none when it has ended."""
+    """Returns the bytes that Linux reports of a process, by name; empty if the process has ended."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.endswith(" kB")}

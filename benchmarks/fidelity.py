@@ -1,6 +1,6 @@
-"""Prints the table of docs/fidelity.md: our features beside the original's, a row for each backbone, stride and video.
+"""Prints the table of docs/fidelity.md: our features next to the original's, a row for each backbone, stride and video.
 
-Needs the original's outputs: a folder with reference/features.npz, reference/make_checkpoint.py, reference/metadata.csv and
+It needs the original's outputs: a folder with reference/features.npz, reference/make_checkpoint.py, reference/metadata.csv and
 videos/. The original ran on PyTorch; its checkpoints are written again from their seed.
 """
 
@@ -18,7 +18,7 @@ from tsp_jax import extract, features
 
 
 def compare(shared: Path, scratch: Path, backbone: str, stride: int, names: list[str]) -> list[str]:
-    """Rows of the table for one backbone and stride."""
+    """Returns the rows of the table for one backbone and stride."""
     checkpoint = scratch / f"{backbone}.pth"
     if not checkpoint.exists():
         script = [sys.executable, str(shared / "reference" / "make_checkpoint.py"), "--backbone", backbone]
@@ -46,7 +46,7 @@ def compare(shared: Path, scratch: Path, backbone: str, stride: int, names: list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """Runs the command. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fidelity",
         description=__doc__,

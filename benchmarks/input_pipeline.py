@@ -1,11 +1,13 @@
-"""Clips a second of one core: from records as training reads them, beside the same clips by seeking in the source videos.
+"""Measures how many training clips a second one core reads from records, next to seeking in the source videos.
 
-All give the same frames (checked first). Seeking opens the video for each clip, goes to the key frame before it, decodes up to
-its end and resizes: as the original reads, which converts every frame of that second to RGB, and leanly, converting the clip's
-own frames alone. Rounds alternate on one core; times are that core's own, so other work on the machine weighs little.
+All ways give the same frames, which is checked first. Seeking opens the video for each clip, goes to the key frame before it,
+decodes up to its end and resizes. It is done as in the original, which converts every frame of that second to RGB, and leanly,
+where only the clip's own frames are converted. Rounds alternate on one core. Times are processor times of that core, so other
+work on the machine matters little.
 
-With --rival, by the clock and on all cores, beside PyTorch's: `released`, a DataLoader of two workers that seeks, and `best`,
-one of a worker a core that reads the same records. Each is a process, and they take turns.
+With --rival, all cores are used, the time is that of the clock, and PyTorch's sides are measured: `released`, a DataLoader with
+two workers that seeks, and `best`, one with a worker for each core that reads the same records. Each side is a process, and
+they take turns.
 """
 
 import argparse
@@ -43,7 +45,7 @@ RECORDS, ORIGINAL = "records, as training reads them", "seeking, as the original
 
 
 def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple[Path, Path, Path]:
-    """The folder of videos at 30 fps, their ground truth and their records, made where they are missing.
+    """Returns the folder of videos at 30 fps, their ground truth and their records. What is missing is made.
 
     Args:
       folder: the folder to write to.
@@ -93,13 +95,14 @@ def _call(main: Callable[[Sequence[str]], int], flags: str) -> None:
 
 
 def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) -> UInt8[np.ndarray, "16 128 171 3"]:
-    """The frames of a clip by opening, seeking, decoding and resizing.
+    """Returns the frames of a clip, read by opening, seeking, decoding and resizing.
 
     Args:
-      path: the video, of a constant rate.
+      path: the video, which has a constant rate.
       frame_numbers: the numbers of the clip's frames.
       fps: the video's frames a second.
-      lean: convert these frames alone; else all up to the end of the clip's last fifteenth of a second, as the original does.
+      lean: whether only these frames are converted; otherwise all up to the end of the clip's last fifteenth of a second, as in
+        the original.
     """
     first, past = int(frame_numbers[0]), int(frame_numbers[-1]) + round(fps / records.FRAME_RATE)
     wanted = set(frame_numbers.tolist()) if lean else set(range(first, past + 1))
@@ -109,7 +112,7 @@ def seek_clip(path: Path, frame_numbers: np.ndarray, fps: float, *, lean: bool) 
 
 
 def frames_of(clip: input_pipeline.Clip, item: groundtruth.AnnotatedSegment) -> np.ndarray:
-    """The frame numbers of a clip in its source video."""
+    """Returns the frame numbers of a clip in its source video."""
     return clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)[clip.place : clip.place + records.CLIP_LEN]
 
 
@@ -127,7 +130,7 @@ class Stages:
 
 
 def time_stages(split: input_pipeline.Split, chosen: Sequence[input_pipeline.Clip]) -> dict[str, float]:
-    """Milliseconds a clip of the pipeline's stages, each run alone on the same clips."""
+    """Returns the milliseconds for each clip of the pipeline's stages, each run alone on the same clips."""
     stages = Stages()
     out = np.empty((records.CLIP_LEN, *transforms.KINETICS.resize, 3), np.uint8)
     for clip in chosen:
@@ -142,7 +145,7 @@ def time_stages(split: input_pipeline.Split, chosen: Sequence[input_pipeline.Cli
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All measurements."""
+    """Returns all measurements."""
     videos, truth, data = prepare(folder, options.source, options.videos, options.height)
     rows = groundtruth.read_groundtruth(truth)
     split = input_pipeline.open_split(data, "train")
@@ -239,22 +242,26 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """Runs the command. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.input_pipeline",
         description=__doc__,
         epilog="example: python -m benchmarks.input_pipeline --rounds 5",
     )
-    parser.add_argument("--source", help="a folder of videos; synthetic ones otherwise")
-    parser.add_argument("--videos", type=int, default=10, help="synthetic videos of 20 to 60 s; three of five are read")
-    parser.add_argument("--height", type=int, default=360, help="of synthetic videos; 240 as they are drawn")
-    parser.add_argument("--clips", type=int, default=640, help="clips a round, a tenth of them by seeking")
+    parser.add_argument("--source", help="a folder of videos; by default synthetic ones are made")
+    parser.add_argument(
+        "--videos", type=int, default=10, help="number of synthetic videos of 20 to 60 s; three of five are read"
+    )
+    parser.add_argument("--height", type=int, default=360, help="height of synthetic videos in pixels; they are drawn with 240")
+    parser.add_argument("--clips", type=int, default=640, help="number of clips in a round; a tenth of them is read by seeking")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", help="where the data lies or goes; a temporary one otherwise")
-    parser.add_argument("--json", metavar="FILE", help="for all numbers")
-    parser.add_argument("--rival", nargs="+", choices=alternate.RIVALS, help="compare with PyTorch's, on all cores, instead")
-    parser.add_argument("--batch", type=cli.positive_int, default=BATCH, help="with --rival: clips, an even number")
-    parser.add_argument("--seconds", type=float, default=4.0, help="with --rival: about what a turn takes")
+    parser.add_argument("--folder", help="a folder for the data, which is used again; by default a temporary one")
+    parser.add_argument("--json", metavar="FILE", help="the file to write all numbers to")
+    parser.add_argument(
+        "--rival", nargs="+", choices=alternate.RIVALS, help="compare with these sides of PyTorch instead, on all cores"
+    )
+    parser.add_argument("--batch", type=cli.positive_int, default=BATCH, help="with --rival: clips in a batch, an even number")
+    parser.add_argument("--seconds", type=float, default=4.0, help="with --rival: about how long a turn takes")
     options = parser.parse_args(arguments)
     if options.rival:
         return _compare(options)

@@ -1,6 +1,6 @@
-"""Clips a second of the networks alone: forward, as extraction runs them, and a step of training; beside PyTorch's.
+"""Measures how many clips a second the networks alone take, forward and in a step of training, next to PyTorch.
 
-Clips lie on the device, normalized; nothing is read or sent. All sides have the same seeded weights and clips, and must give
+Normalized clips lie on the device; nothing is read or sent. All sides have the same seeded weights and clips, and must give
 the same features, or the same losses and (logarithms of) gradient norms in their first two steps, before anything is timed.
 """
 
@@ -15,14 +15,15 @@ from tsp_jax.system import cli
 
 BACKBONES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 LABEL_COUNTS = (200, 2)
-# Of the largest value. Measured: below 2e-5 and 2e-2 forward; steps of the 18-layer networks below 2e-3 and 2e-2. The second
-# loss of R(2+1)D-34 differs by 2e-2 in float32: its first gradient is 4e-2 from float64's, whatever way its sums are taken.
+# The tolerances are shares of the largest value. We measured less than 2e-5 and 2e-2 forward, and less than 2e-3 and 2e-2 in
+# steps of the 18-layer networks. The second loss of R(2+1)D-34 differs by 2e-2 in float32, because its first gradient is 4e-2
+# from that in float64, however its sums are taken.
 TOLERANCES = {"forward": {"float32": 1e-3, "bfloat16": 0.05}, "step": {"float32": 3e-2, "bfloat16": 0.05}}
 DTYPES = tuple(TOLERANCES["forward"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 a side fails or differs, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.model",
         description=__doc__,
@@ -32,9 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--backbone", nargs="+", choices=BACKBONES, default=list(BACKBONES))
     add("--mode", nargs="+", choices=("forward", "step"), default=["forward", "step"])
-    add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="`released` is float32 in all")
-    add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips; a CPU gains nothing from more than 4")
-    add("--clip", type=cli.positive_int, nargs=3, default=[16, 112, 112], metavar=("T", "H", "W"), help="frames, height, width")
+    add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="compute precision; `released` always uses float32")
+    add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips in a batch; a CPU gains nothing from more than 4")
+    add(
+        "--clip",
+        type=cli.positive_int,
+        nargs=3,
+        default=[16, 112, 112],
+        metavar=("T", "H", "W"),
+        help="frames, height and width of a clip",
+    )
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Our sides of the benchmarks. They compute as the commands of this project do."""
+"""Our sides of the benchmarks, which compute as the commands of this project do."""
 
 import json
 import math
@@ -205,7 +205,7 @@ def loading(spec: dict[str, Any]) -> alternate.Side:
 
 
 def start(rows: int | None = None) -> int:
-    """Prepares JAX as the commands do; returns how many devices a CPU became, which share the rows evenly."""
+    """Prepares JAX as the commands do. Returns the number of devices that a CPU became, which share the rows evenly."""
     malloc.keep_freed()
     return cpu.split_cpu(rows)
 

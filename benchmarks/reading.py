@@ -1,4 +1,4 @@
-"""Reading videos as programs in PyTorch do: each clip by seeking, as the original, or all frames in one pass."""
+"""Reads videos as programs in PyTorch do: each clip by seeking, as in the original, or all frames in one pass."""
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -15,7 +15,7 @@ from tsp_jax import clips
 
 
 class Plan(NamedTuple):
-    """The clips of a video: times of all frames in seconds, and frame numbers `[n, t]`."""
+    """The clips of a video: the times of all its frames in seconds, and the frame numbers `[n, t]` of the clips."""
 
     path: Path
     frame_sec: np.ndarray
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 
 
 def plan(path: Path, geometry: clips.ClipGeometry) -> Plan:
-    """The clips that ours takes too; the original finds the same ones, from a CSV that is made beforehand."""
+    """Returns the clips that our side takes too. The original finds the same ones with the help of a CSV."""
     from tsp_jax.video import scanning
 
     timeline = scanning.scan(path).timeline
@@ -33,13 +33,13 @@ def plan(path: Path, geometry: clips.ClipGeometry) -> Plan:
 def seek(
     path: str | Path, begin_sec: float, end_sec: float, keep: Callable[[float], bool] = lambda sec: True
 ) -> list[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
-    """The frames that are shown from one time to another, both included, as (seconds, RGB), in one thread.
+    """Returns the frames shown from one time to another, both included, as (seconds, RGB), decoded in one thread.
 
     Args:
       path: the video.
       begin_sec: the first frame's time in seconds, to a millisecond. Decoding starts at the key frame before it.
       end_sec: the last frame's time in seconds, to a millisecond.
-      keep: says by a frame's seconds whether to convert and return it.
+      keep: a function that says by a frame's time in seconds whether to convert and return the frame.
     """
     import av
 
@@ -59,7 +59,7 @@ def seek(
 
 
 def once(path: str | Path, needed: AbstractSet[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-    """The frames of these numbers, as (number, RGB), in one pass by one thread that ends after the last of them."""
+    """Yields the frames with these numbers, as (number, RGB), in one pass that ends after the last of them."""
     import av
 
     last = max(needed, default=-1)

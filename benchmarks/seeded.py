@@ -1,15 +1,17 @@
-"""Weights and batches drawn from a seed, and the optimizer's numbers, which are the same for all sides."""
+"""Draws weights and batches from a seed, and holds the optimizer's numbers. They are the same for all sides."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-# The original's recipe for ActivityNet.
+# These are the values of the original's recipe for ActivityNet.
 BACKBONE_LR, FC_LR, MOMENTUM, WEIGHT_DECAY = 1e-4, 2e-3, 0.9, 0.005
 
 
 def state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """A PyTorch state dict whose values keep activations near 1, none at its default: float64, counters int64.
+    """Returns a PyTorch state dict whose values keep activations near 1: float64, and int64 for counters.
+
+    No value is the one that a new network has.
 
     Args:
       shapes: the arrays' shapes by key, in the order in which they are drawn.
@@ -25,7 +27,7 @@ def state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndar
             values[key] = random.uniform(0.5, 2.0, shape)
         elif name in ("running_mean", "bias"):
             values[key] = random.normal(0, 0.3, shape)
-        elif len(shape) > 1:  # kernels: as much variance out as in, for rectified inputs
+        elif len(shape) > 1:  # kernels keep the variance of rectified inputs
             values[key] = random.uniform(-1, 1, shape) * np.sqrt(3 * 1.4 / np.prod(shape[1:]))
         else:
             values[key] = random.uniform(0.6, 1.4, shape)
@@ -33,7 +35,7 @@ def state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndar
 
 
 def batch(clips: int, clip: tuple[int, int, int], label_counts: tuple[int, int], gvf_width: int) -> dict[str, np.ndarray]:
-    """Clips as normalized ones are, float32 `[b, t, h, w, 3]`; labels of two heads, every other action missing; GVFs."""
+    """Returns normalized clips, float32 `[b, t, h, w, 3]`, labels of two heads, and GVFs. Half of the actions are missing."""
     random = np.random.default_rng(0)
     action = random.integers(label_counts[0], size=clips)
     action[1::2] = -1  # background has no action
@@ -46,6 +48,6 @@ def batch(clips: int, clip: tuple[int, int, int], label_counts: tuple[int, int],
 
 
 def small(clips: np.ndarray) -> np.ndarray:
-    """Clips `[b, t, 112, 112, 3]` as means of 16x16 pixels: what JPEG changes within a block weighs little."""
+    """Returns clips `[b, t, 112, 112, 3]` as means of 16x16 pixels, which JPEG's changes within a block hardly move."""
     b, t, h, w, c = clips.shape
     return clips.reshape(b, t, h // 16, 16, w // 16, 16, c).mean((3, 5))

@@ -1,4 +1,4 @@
-"""The original networks out of torchvision's parts: what the benchmarks run beside ours, and what tests compare ours with."""
+"""The original networks, made of torchvision's parts. Benchmarks run them next to ours, and tests compare ours with them."""
 
 import sys
 from types import ModuleType
@@ -11,10 +11,10 @@ _LIBRARIES = []  # operators live as long as the library that declares them
 
 
 def import_video_resnet() -> ModuleType:
-    """The module `torchvision.models.video.resnet`.
+    """Returns the module `torchvision.models.video.resnet`.
 
-    Where torchvision's compiled part does not fit PyTorch, the import ends at two operators that it looks up and that
-    no video network uses. They are declared, without a body, and the import is made again.
+    If torchvision's compiled part does not fit PyTorch, the import fails at two operators that no video network uses. They are
+    then declared without a body, and the import is tried again.
     """
     try:
         from torchvision.models.video import resnet
@@ -31,7 +31,7 @@ def import_video_resnet() -> ModuleType:
 
 
 class Reference(nn.Module):
-    """`features`, and `fc` or `fc1` and `fc2`, as in the released checkpoints."""
+    """A network with `features`, and `fc` or `fc1` and `fc2`, as in the released checkpoints."""
 
     def __init__(self, trunk: nn.Module, width: int, label_counts: tuple[int, ...], gvf: bool):
         super().__init__()
@@ -41,7 +41,7 @@ class Reference(nn.Module):
             self.add_module(name, nn.Linear(width * (2 if gvf and name == self.heads[-1] else 1), classes))
 
     def forward(self, clips: torch.Tensor, gvf: torch.Tensor | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Features and logits of clips `[b, c, t, h, w]`."""
+        """Returns features and logits of clips `[b, c, t, h, w]`."""
         features = self.features(clips)
         inputs = [features] * len(self.heads)
         if self.gvf and gvf is not None:
@@ -58,21 +58,21 @@ def build(
     widths: tuple[int, ...] = (64, 128, 256, 512),
     stem_widths: tuple[int, int] = (45, 64),
 ) -> Reference:
-    """A network of the backbone's family, in evaluation mode and float32; its state dict has the released keys.
+    """Returns a network of the backbone's family, in evaluation mode and float32; its state dict has the released keys.
 
-    Smaller relatives have other `blocks` a layer, `widths` of the four layers, and `stem_widths` (middle, output).
+    Smaller relatives have other `blocks` in each layer, `widths` of the four layers, and `stem_widths` (middle, output).
     """
     resnet = import_video_resnet()
 
     class SplitConv(resnet.Conv2Plus1D):
-        """A (2+1)D convolution with the middle width of its own inputs and outputs, whatever the block's."""
+        """A (2+1)D convolution whose middle width follows from its own inputs and outputs, not from the block's."""
 
         def __init__(self, width_in, width, _, stride=1, padding=1):
             middle = 27 * width_in * width // (9 * width_in + 3 * width)
             super().__init__(width_in, width, middle, stride, padding)
 
     class Trunk(resnet.VideoResNet):
-        """torchvision's network, with the widths asked for in the place of its own."""
+        """torchvision's network with other widths."""
 
         def _make_layer(self, block, conv_builder, planes, blocks, stride=1):
             index = (64, 128, 256, 512).index(planes)
@@ -96,7 +96,7 @@ def build(
 
 
 def _stem(backbone: str, widths: tuple[int, int]) -> nn.Module:
-    """torchvision's stem, or the same with other widths."""
+    """Returns torchvision's stem, or the same with other widths."""
     resnet = import_video_resnet()
     if widths == (45, 64):
         return resnet.BasicStem() if backbone == "r3d_18" else resnet.R2Plus1dStem()

@@ -1,4 +1,4 @@
-"""Clips a second of training end to end, beside PyTorch's: reading, steps, updates.
+"""Measures how many clips a second training takes from end to end (reading, steps, updates), next to PyTorch.
 
 All sides train on the same clips with the same weights, and must have the same losses in their first two steps before anything
 is timed. Ours reads records; `released` seeks each clip in the videos that the records were made of; `best` reads the records
@@ -23,7 +23,7 @@ TOLERANCES = {"float32": 0.02, "bfloat16": 0.05}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a side fails or differs, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 a side fails or differs, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train",
         description=__doc__,
@@ -32,12 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--backbone", nargs="+", choices=model.BACKBONES, default=["r3d_18"])
-    add("--dtype", nargs="+", choices=list(TOLERANCES), default=["float32"], help="`released` is float32 in all")
-    add("--batch", type=cli.positive_int, default=8, help="clips, an even number; the original's is 32")
-    add("--source", metavar="DIR", help="of videos; synthetic ones otherwise")
-    add("--videos", type=cli.positive_int, default=5, help="synthetic ones; three of five are read")
-    add("--height", type=cli.positive_int, default=240, help="of synthetic videos")
-    add("--folder", metavar="DIR", help="where videos and records are made, to be used again; a temporary one otherwise")
+    add(
+        "--dtype",
+        nargs="+",
+        choices=list(TOLERANCES),
+        default=["float32"],
+        help="compute precision; `released` always uses float32",
+    )
+    add("--batch", type=cli.positive_int, default=8, help="clips in a batch, an even number; the original uses 32")
+    add("--source", metavar="DIR", help="a folder of videos; by default synthetic ones are made")
+    add("--videos", type=cli.positive_int, default=5, help="number of synthetic videos; three of five are read")
+    add("--height", type=cli.positive_int, default=240, help="height of synthetic videos in pixels")
+    add("--folder", metavar="DIR", help="a folder for videos and records, which are used again; by default a temporary one")
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
 

@@ -50,7 +50,7 @@ STEP = {
     ("cuda", "float32"): ("eager", "channels_last"),
     ("cuda", "bfloat16"): ("channels_last", "channels_last+compiled"),
 }
-DATA_LOADER_WORKERS = 2  # the original's default
+DATA_LOADER_WORKERS = 2  # the default of the original
 RATE = 15.0  # frames a second within a clip
 
 Encode = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -74,7 +74,7 @@ def batch(spec: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def network(spec: dict[str, Any], device: "torch.device") -> "torch_networks.Reference":
-    """The backbone with two heads and, where asked for, a GVF, its weights those of the spec's seed, in evaluation mode."""
+    """Returns the backbone with two heads, and a GVF if the spec asks for it, with weights of the spec's seed."""
     network = torch_networks.build(spec["backbone"], tuple(spec["label_counts"]), gvf=spec["gvf"])
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     network.load_state_dict({key: torch.as_tensor(values) for key, values in seeded.state(shapes, 0).items()})
@@ -82,12 +82,12 @@ def network(spec: dict[str, Any], device: "torch.device") -> "torch_networks.Ref
 
 
 def to_torch(video: np.ndarray, device: "torch.device") -> "torch.Tensor":
-    """Clips `b t h w c` as `b c t h w`."""
+    """Returns clips `b t h w c` as `b c t h w`."""
     return torch.from_numpy(video).permute(0, 4, 1, 2, 3).contiguous().to(device)
 
 
 def encoder(spec: dict[str, Any], network: nn.Module, clips: "torch.Tensor") -> tuple[Encode, str]:
-    """The side's way from clips NCDHW to features, and its name; `clips` are to try on."""
+    """Returns the side's program from clips NCDHW to features, and its name. Variants are tried on `clips`."""
     if spec["side"] == "released":
 
         def released(x: torch.Tensor) -> torch.Tensor:
@@ -137,7 +137,7 @@ def autocasting(device: "torch.device", dtype: str) -> "contextlib.AbstractConte
 
 
 def fastest(variants: Sequence[str], make: Callable[[str], Callable[[], Any]], device: "torch.device") -> str:
-    """The variant that does its work soonest: the better of two runs after one to warm up."""
+    """Returns the fastest variant, by the better of two runs after one to warm up."""
     if len(variants) == 1:
         return variants[0]
     seconds = {}
@@ -172,14 +172,14 @@ def about(spec: dict[str, Any], device: "torch.device", how: str) -> dict[str, A
 
 
 def resized(pixels: "torch.Tensor") -> "torch.Tensor":
-    """Frames uint8 `t h w c` as float `t c 128 171` in [0, 1]."""
+    """Returns frames uint8 `t h w c` as float `t c 128 171` in [0, 1]."""
     return nn.functional.interpolate(
         pixels.permute(0, 3, 1, 2).float() / 255, transforms.KINETICS.resize, mode="bilinear", align_corners=False
     )
 
 
 def normalized(frames: "torch.Tensor") -> "torch.Tensor":
-    """Frames `... t c h w` in [0, 1] to zero mean and unit variance over Kinetics."""
+    """Returns frames `... t c h w` in [0, 1] with zero mean and unit variance over Kinetics."""
     mean, std = (
         torch.tensor(values, device=frames.device)[:, None, None]
         for values in (transforms.KINETICS.mean, transforms.KINETICS.std)
@@ -188,5 +188,5 @@ def normalized(frames: "torch.Tensor") -> "torch.Tensor":
 
 
 def centre(pixels: "torch.Tensor") -> "torch.Tensor":
-    """Frames uint8 `t h w c` as the network takes them, float `t c 112 112`."""
+    """Returns frames uint8 `t h w c` as the network takes them, float `t c 112 112`."""
     return normalized(resized(pixels)[:, :, 8:120, 30:142])

@@ -1,4 +1,4 @@
-"""PyTorch's sides of feature extraction."""
+"""PyTorch's sides of the benchmark of feature extraction."""
 
 import collections
 import pickle
@@ -18,7 +18,7 @@ from tsp_jax.system import cpu
 
 
 def extraction(spec: dict[str, Any]) -> alternate.Side:
-    """All features of a folder's videos, written to a pickle for each. The outputs are the features."""
+    """Returns the side that writes the features of a folder's videos to one pickle for each. The outputs are the features."""
     device = common.prepare(spec)
     network = common.network(spec, device).features
     geometry = clips.ClipGeometry(clip_len=spec["clip_len"], stride=spec["stride"])
@@ -40,7 +40,7 @@ def extraction(spec: dict[str, Any]) -> alternate.Side:
 
 
 class _Seeking(torch.utils.data.Dataset):
-    """Clips, each sought and decoded for itself."""
+    """A data set of clips. Each is sought and decoded on its own."""
 
     def __init__(self, plans: Sequence["reading.Plan"]):
         self.clips = [(item, numbers) for item in plans for numbers in item.clips]
@@ -69,7 +69,7 @@ def _extract_seeking(
 def _extract_decoding_once(
     plans: Sequence["reading.Plan"], encode: common.Encode, batch: int, device: "torch.device"
 ) -> "tuple[torch.Tensor, ...]":
-    """Threads decode a video each, once; a frame is resized once, and sent once a batch however many clips share it."""
+    """Extracts features with threads that decode one video each, once. A frame is resized once, and sent once in a batch."""
     ready: queue.Queue[tuple[int, int, list[torch.Tensor]] | None] = queue.Queue(2 * batch)
     jobs = collections.deque(range(len(plans)))
 
@@ -118,7 +118,7 @@ def _extract_decoding_once(
 
 
 def _clips_decoded_once(item: "reading.Plan") -> Iterator[tuple[int, list["torch.Tensor"]]]:
-    """Each clip of a video once its last frame is there."""
+    """Yields each clip of a video as soon as its last frame is there."""
     row, kept = 0, {}
     for number, pixels in reading.once(item.path, set(item.clips.ravel().tolist())):
         kept[number] = common.centre(torch.from_numpy(pixels)[None])[0]

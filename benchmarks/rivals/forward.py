@@ -1,4 +1,4 @@
-"""PyTorch's sides of the forward pass."""
+"""PyTorch's sides of the benchmark of the forward pass."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from benchmarks.rivals import common
 
 
 def forward(spec: dict[str, Any]) -> alternate.Side:
-    """The features of a batch that lies on the device."""
+    """Returns the side that computes the features of a batch that is already on the device."""
     device = common.prepare(spec)
     network = common.network(spec, device).features
     clips = common.to_torch(common.batch(spec)["video"], device)

@@ -1,4 +1,4 @@
-"""PyTorch's sides of reading training clips."""
+"""PyTorch's sides of the benchmark of reading training clips."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,9 @@ from tsp_jax.system import cpu
 
 
 def loading(spec: dict[str, Any]) -> alternate.Side:
-    """Training clips as they go into the network. The outputs are the first batch, made small.
+    """Returns the side that makes training clips for the network. The outputs are the first batch, averaged over blocks.
 
-    `released` seeks each clip in its video; `best` reads our records by a DataLoader of a worker a core.
+    `released` seeks each clip in its video. `best` reads our records by a DataLoader with one worker for each core.
     """
     device, released = common.prepare(spec), spec["side"] == "released"
     batches = sought_batches(spec) if released else _loaded_records(spec)
@@ -42,7 +42,7 @@ def _loaded_records(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]
     clip = input_pipeline.train_clips(split, clips_per_segment=5, balanced=True, seed=0)
 
     class Read(torch.utils.data.Dataset):
-        """The clips of the epochs, one after another, each from its record."""
+        """The clips of the epochs, one after another. Each is read from its record."""
 
         def __len__(self) -> int:
             return 1 << 24
@@ -63,7 +63,7 @@ def sought_batches(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
     rows = groundtruth.read_groundtruth(spec["truth"])
 
     class Sought(torch.utils.data.Dataset):
-        """The clips of the epochs, one after another, each sought and decoded for itself."""
+        """The clips of the epochs, one after another. Each is sought and decoded on its own."""
 
         def __len__(self) -> int:
             return 1 << 24
@@ -91,7 +91,7 @@ def sought_batches(spec: dict[str, Any]) -> Iterator[dict[str, "torch.Tensor"]]:
 
 
 def windows(batch: dict[str, "torch.Tensor"]) -> "torch.Tensor":
-    """Clips `b c t 112 112`, mirrored, cut to their windows and normalized."""
+    """Returns clips `b c t 112 112`, mirrored, cut to their windows and normalized."""
     cut = []
     for frames, (top, left), flip in zip(batch["video"], batch["crop"].tolist(), batch["flip"].tolist(), strict=True):
         cut.append((frames.flip(2) if flip else frames)[:, top : top + 112, left : left + 112])

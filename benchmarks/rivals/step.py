@@ -1,4 +1,4 @@
-"""PyTorch's sides of a step of training."""
+"""PyTorch's sides of the benchmark of a step of training."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from benchmarks.rivals.common import nn, torch, torch_networks
 
 
 def step(spec: dict[str, Any]) -> alternate.Side:
-    """Steps of training on one batch that lies on the device: forward, losses, backward, SGD; the stem is frozen.
+    """Returns the side that trains on one batch that is already on the device: forward, losses, backward, SGD.
 
-    The outputs are losses, and logarithms of gradient norms, of the first two steps.
+    The stem is frozen. The outputs are the losses, and the logarithms of gradient norms, of the first two steps.
     """
     device = common.prepare(spec)
     batch = common.batch(spec)
@@ -59,13 +59,13 @@ class Trainer:
         self.network = torch.compile(network) if "compiled" in variant else network
 
     def place(self, clips: "torch.Tensor") -> "torch.Tensor":
-        """The clips in the layout that this variant takes."""
+        """Returns the clips in the layout that this variant takes."""
         return clips.contiguous(memory_format=torch.channels_last_3d) if self.channels_last else clips.contiguous()
 
     def step(
         self, clips: "torch.Tensor", gvf: "torch.Tensor | None", labels: Sequence["torch.Tensor"]
     ) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Loss and norm of the gradient, on the device."""
+        """Does one step. Returns the loss and the norm of the gradient, on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         with common.autocasting(clips.device, self.dtype):
             _, logits = self.network(clips, gvf)

@@ -1,4 +1,4 @@
-"""PyTorch's sides of training end to end."""
+"""PyTorch's sides of the benchmark of training from end to end."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from benchmarks.rivals.common import torch
 
 
 def training(spec: dict[str, Any]) -> alternate.Side:
-    """Steps of training on the clips that ours trains on. The outputs are the losses of the first two.
+    """Returns the side that trains on the clips of our side. The outputs are the losses of the first two steps.
 
-    `released` seeks each clip in its video; `best` reads our records by our own pipeline, and trims them on the device.
+    `released` seeks each clip in its video. `best` reads our records by our own pipeline, and crops the clips on the device.
     """
     device, released = common.prepare(spec), spec["side"] == "released"
     batches = loading.sought_batches(spec) if released else _batches_of_records(spec)

@@ -1,7 +1,7 @@
-"""Choices in our programs, timed beside each other in one process: convolutions, BatchNorm, widths, donation, dispatch.
+"""Times other ways to write our programs, in one process: convolutions, BatchNorm, widths, donation, dispatch.
 
-Forward passes are written out here over the weights that the product reads, and must give the product's features before
-anything is timed. What wins belongs into `tsp_jax`; `ours` is the product's own program.
+The forward passes are written out here, over the weights that the product reads, and must give the product's features before
+anything is timed. The fastest way belongs into `tsp_jax`; `ours` is the product's own program.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tsp_jax.system import cli
 
 FORWARD = ("written out", "3-D", "folded", "padded", "folded and padded", "waited for")
 STEP = ("not donated",)
-MULTIPLE = 8  # of widths, where they are padded: what tensor cores take at once
+MULTIPLE = 8  # the multiple to which widths are padded: tensor cores take that many at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a choice fails or differs, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 a choice fails or differs, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.choices",
         description=__doc__,
@@ -41,13 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--backbone", nargs="+", choices=model.BACKBONES, default=["r2plus1d_34"])
     add("--dtype", nargs="+", choices=model.DTYPES, default=["float32"])
-    add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips")
-    add("--clip", type=cli.positive_int, nargs=3, default=[16, 112, 112], metavar=("T", "H", "W"), help="frames, height, width")
-    add("--forward", nargs="*", choices=FORWARD, default=list(FORWARD), help="beside the product's forward pass")
-    add("--step", nargs="*", choices=STEP, default=list(STEP), help="beside the product's step of training")
-    add("--rounds", type=cli.positive_int, default=5, help="in each, every choice has its turn")
-    add("--seconds", type=float, default=1.0, help="about what a turn takes")
-    add("--json", metavar="FILE", help="for all numbers")
+    add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips in a batch")
+    add(
+        "--clip",
+        type=cli.positive_int,
+        nargs=3,
+        default=[16, 112, 112],
+        metavar=("T", "H", "W"),
+        help="frames, height and width of a clip",
+    )
+    add("--forward", nargs="*", choices=FORWARD, default=list(FORWARD), help="ways to compare with the product's forward pass")
+    add("--step", nargs="*", choices=STEP, default=list(STEP), help="ways to compare with the product's step of training")
+    add("--rounds", type=cli.positive_int, default=5, help="number of rounds; each way has one turn in a round")
+    add("--seconds", type=float, default=1.0, help="about how long a turn takes")
+    add("--json", metavar="FILE", help="the file to write all numbers to")
     options = parser.parse_args(arguments)
 
     def work(result: dict[str, Any]) -> None:
@@ -94,11 +101,11 @@ def _seconds(side: alternate.Side, count: int) -> float:
 
 # ------------------------------------------------------------------------------------------------------------ the choices
 
-Pairs = list[dict[str, Any]]  # a convolution's kernel and the scale and shift of the BatchNorm after it, one after another
+Pairs = list[dict[str, Any]]  # a convolution's kernel, and the scale and shift of the BatchNorm after it
 
 
 def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
-    """The features of a batch that lies on the device, by the network written out."""
+    """Returns the features of a batch that is already on the device, by the network as it is written out here."""
     ours.start(1)
     checkpoint, dtype = ours.seeded_checkpoint(spec), batches.DTYPES[spec["dtype"]]
     backbone = backbones.BACKBONES[spec["backbone"]]
@@ -157,7 +164,7 @@ def forward(spec: dict[str, Any], choice: str) -> alternate.Side:
 
 
 def step_not_donated(spec: dict[str, Any]) -> alternate.Side:
-    """The product's step of training, whose state before it is kept."""
+    """Returns the product's step of training without donation: the state before the step is kept."""
     jit = jax.jit
 
     def without(function: Callable[..., Any], **settings: Any) -> Any:
@@ -172,7 +179,7 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
 
 
 def _pairs(params: dict[str, Any], stats: dict[str, Any], epsilon: float) -> Pairs:
-    """The convolutions of a sequence, and of the sequences in it, in order."""
+    """Yields the convolutions of a sequence and of the sequences in it, in order."""
     found: Pairs = []
     for key in sorted(params, key=int):
         held = {name: np.asarray(value) for name, value in params[key].items() if not isinstance(value, dict)}
@@ -191,7 +198,7 @@ def _folded(pair: dict[str, Any]) -> dict[str, Any]:
 
 
 def _padded(pair: dict[str, Any]) -> dict[str, Any]:
-    """Widths filled up with zeros; not that of the clips, which have three."""
+    """Returns the arrays with widths filled up with zeros, but not the three channels of the clips."""
     kernel = pair["kernel"]
     width_in, width = ((0, -size % MULTIPLE if size > 3 else 0) for size in kernel.shape[3:])
     more = {name: np.pad(value, [width]) for name, value in pair.items() if name != "kernel"}

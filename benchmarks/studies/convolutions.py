@@ -1,6 +1,6 @@
-"""Convolutions of the backbones on a CPU, layer by layer, with their gradients; beside XLA's own and PyTorch's.
+"""Times the convolutions of the backbones and their gradients on a CPU, layer by layer, next to XLA's own and PyTorch's.
 
-Numbers are GFLOP for a second of processor time, in float32; a multiplication and an addition are two operations.
+The numbers are GFLOP in a second of processor time, in float32. A multiplication and an addition are two operations.
 """
 
 import argparse
@@ -18,16 +18,16 @@ Layer = tuple[tuple[int, int, int, int], tuple[int, int, int, int, int], tuple[i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.convolutions",
         description=__doc__,
         epilog="example: taskset -c 1 python -m benchmarks.studies.convolutions --batch 4 --rounds 3",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--batch", type=cli.positive_int, default=4, help="clips of 16x112x112")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="the fastest counts")
-    parser.add_argument("--torch", action="store_true", help="measure PyTorch's too, in channels_last_3d")
+    parser.add_argument("--batch", type=cli.positive_int, default=4, help="clips in a batch, 16x112x112 each")
+    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="number of rounds; the fastest one counts")
+    parser.add_argument("--torch", action="store_true", help="also measure PyTorch, in channels_last_3d")
     options = parser.parse_args(arguments)
     malloc.keep_freed()
     columns = ["output", "of the input", "of the kernel", "of the kernel, XLA"]
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def layers() -> Iterator[Layer]:
-    """Input `t h w c`, kernel and stride of each kind of convolution in layers 1 to 4, those of R3D-18 first."""
+    """Returns input `t h w c`, kernel and stride of each kind of convolution in layers 1 to 4, those of R3D-18 first."""
     from tsp_jax.models import video_resnet
 
     for whole in (True, False):
@@ -64,7 +64,7 @@ def layers() -> Iterator[Layer]:
 
 
 def jax_runs(x: np.ndarray, kernel: np.ndarray, stride: tuple[int, int, int]) -> list[Callable[[], Any]]:
-    """The output, its gradient by the input and by the kernel, and the latter as XLA does it by itself."""
+    """Returns programs for the output, its gradients by input and kernel, and the latter as XLA computes it by itself."""
     import jax
 
     from tsp_jax.models import convolution
@@ -85,7 +85,7 @@ def jax_runs(x: np.ndarray, kernel: np.ndarray, stride: tuple[int, int, int]) ->
 
 
 def torch_runs(x: np.ndarray, kernel: np.ndarray, stride: tuple[int, int, int]) -> list[Callable[[], Any]]:
-    """The first three by PyTorch in channels_last_3d, on as many threads as there are cores to run on."""
+    """Returns PyTorch's programs for the first three, in channels_last_3d, with one thread for each core."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -109,7 +109,7 @@ def torch_runs(x: np.ndarray, kernel: np.ndarray, stride: tuple[int, int, int]) 
 
 
 def _fastest(run: Callable[[], Any], rounds: int) -> float:
-    """Seconds of processor time, after a first call that is not counted."""
+    """Returns the shortest processor time in seconds, after a first call that is not counted."""
     run()
     seconds = []
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""Decoding for extraction: milliseconds a frame by stage, what leaving packets out saves, threads for one video against videos.
+"""Measures decoding for extraction: the time of a frame by stage, the gain of skipped packets, and that of several threads.
 
-The first two are the processor time of one thread; the third is by the clock, with two threads of FFmpeg's for a video, by
-frames and by slices, beside two videos by a thread each. Rounds alternate.
+The first two are the processor time of one thread. The third is by the clock: two threads of FFmpeg for one video, by frames
+and by slices, are compared with two videos of one thread each. Rounds alternate.
 """
 
 import argparse
@@ -24,17 +24,19 @@ from tsp_jax.video import decoding, scanning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 all well, 1 a video can't be read, 2 wrong use."""
+    """Runs the command. Returns the exit status: 0 all is well, 1 a video can't be read, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.decoding",
         description=__doc__,
         epilog="example: python -m benchmarks.studies.decoding --videos videos/ --rounds 7",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--videos", required=True, help="a folder, searched with its subfolders, or one file")
-    parser.add_argument("--stride", type=cli.positive_int, default=16, help="resampled frames from one clip to the next")
-    parser.add_argument("--rounds", type=cli.positive_int, default=5, help="in each, every way has its turn")
-    parser.add_argument("--json", metavar="FILE", help="for all numbers")
+    parser.add_argument("--videos", required=True, help="a video, or a folder that is searched with its subfolders")
+    parser.add_argument(
+        "--stride", type=cli.positive_int, default=16, help="number of resampled frames from one clip's start to the next"
+    )
+    parser.add_argument("--rounds", type=cli.positive_int, default=5, help="number of rounds; each way has one turn in a round")
+    parser.add_argument("--json", metavar="FILE", help="the file to write all numbers to")
     options = parser.parse_args(arguments)
 
     def work(result: dict[str, Any]) -> None:
@@ -50,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
-    """All numbers of a video, a list of each with a number a round.
+    """Returns all measurements of a video, each as a list with one number for each round.
 
     Raises:
-      VideoError: it can't be read.
+      VideoError: the video can't be read.
     """
     scan = scanning.scan(path)
     plan = clips.plan(scan.timeline, clips.ClipGeometry(stride=stride))
@@ -91,7 +93,7 @@ def measure(path: Path, stride: int, rounds: int) -> dict[str, Any]:
 
 
 def tables(videos: Sequence[dict[str, Any]]) -> list[str]:
-    """Medians and ranges, a row for each video."""
+    """Returns tables of medians and ranges with a row for each video."""
     stages, ways = ("scan", "decode", "convert", "taps"), tuple(_WAYS)
     of_stages: list[tuple[str, ...]] = [("ms a frame, of a core", "size", *stages)]
     of_packets: list[tuple[str, ...]] = [("packets left out", "frames needed, of all", "frames decoded", "decoding takes")]
@@ -136,7 +138,7 @@ def _twice_at_once(path: Path) -> None:
         thread.join()
 
 
-# Each decodes the video twice.
+# Each of these decodes the video twice.
 _WAYS: dict[str, Callable[[Path], None]] = {
     "one thread": lambda path: (_decode(path), _decode(path))[0],
     "two, by frames": lambda path: (_decode(path, 2), _decode(path, 2))[0],

@@ -1,6 +1,6 @@
-"""Clips a second and hours of large jobs, by arithmetic: what host cores take was measured, what accelerators do is assumed.
+"""Estimates the speed and duration of large jobs by arithmetic, from measured costs of host cores and assumed accelerators.
 
-Nothing runs on an accelerator here. docs/scaling.md holds what this prints, and says what each number rests on.
+Nothing runs on an accelerator here. docs/scaling.md holds the tables that this prints, and says what each number rests on.
 """
 
 import argparse
@@ -8,25 +8,26 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Measured, milliseconds of a core a frame: scan, decode, convert, taps. docs/benchmarks.md, "Decoding for extraction".
+# Measured: milliseconds of a core to scan, decode, convert and take the taps of a frame (docs/benchmarks.md, "Decoding for
+# extraction").
 FRAME_MS = {"320x240": (0.02, 0.32, 0.14, 0.13), "640x360": (0.04, 1.11, 0.35, 0.18), "1920x1080": (0.36, 7.63, 3.72, 0.27)}
-# Measured, the slower end of 313 to 340 and the larger of 0.9 to 1.2. docs/benchmarks.md, "Training clips from records".
+# Measured: the slower end of 313 to 340 and the larger one of 0.9 to 1.2 (docs/benchmarks.md, "Training clips from records").
 RECORD_CLIPS_PER_CORE_SEC, RECORD_MB = 313, 1.2
 
-# By construction: frames a second of the grid, bytes of a frame as it is sent, parameters of the encoders in millions.
+# Known by construction: frames a second of the grid, bytes of a frame as it is sent, parameters of the encoders in millions.
 GRID_FPS, SENT_MB = 15, 224 * 224 * 3 / 1e6
 PARAMETERS_M = {"r2plus1d_34": 63.5, "r2plus1d_18": 31.3, "r3d_18": 33.2}
 
-# Assumed. Rooflines are an H200's in bfloat16, clips a second forward, bound by its memory's 4.8 TB/s.
+# Assumed: clips a second of a forward pass on an H200 in bfloat16, bound by its memory's 4.8 TB/s.
 ROOFLINE = {"r2plus1d_34": 2450, "r2plus1d_18": 4500, "r3d_18": 4800}
 SHARE_OF_ROOFLINE = 0.35
-STEP_IN_FORWARDS = 3  # a step of training takes as long as so many forward passes
+STEP_IN_FORWARDS = 3  # the number of forward passes that take as long as a step of training
 VIDEO_FPS, VIDEO_MB_PER_SEC = 30, 0.125
 TRAIN_BATCH = 32  # a device
 
 
 class Machine(NamedTuple):
-    """Devices of one kind; all but their number is assumed.
+    """A number of devices of one kind. Everything but their number is assumed.
 
     Attributes:
       devices: the number of devices.
@@ -55,18 +56,18 @@ JOBS = {"ActivityNet, 650 h": 650, "10,000 h": 10_000}
 
 
 def core_sec_per_hour(size: str) -> float:
-    """Seconds of a core to read an hour of video; at stride 16 and below, every frame of the grid is needed."""
+    """Returns the seconds of a core to read an hour of video. At stride 16 and below, every frame of the grid is needed."""
     scan, decode, convert, taps = FRAME_MS[size]
     return 3.6 * (VIDEO_FPS * (scan + decode) + GRID_FPS * (convert + taps))
 
 
 def compute(machine: Machine, backbone: str) -> float:
-    """Clips a second of a device, forward: assumed."""
+    """Returns the assumed number of clips a second of a device in a forward pass."""
     return ROOFLINE[backbone] * SHARE_OF_ROOFLINE * machine.speed
 
 
 def extraction(machine: Machine, backbone: str, size: str, stride: int) -> dict[str, float]:
-    """Clips a second of all devices that each resource allows by itself."""
+    """Returns the clips a second of extraction on all devices that each resource allows by itself."""
     grid = machine.devices * GRID_FPS / stride  # of clips: a second of video, for each device
     return {
         "compute": machine.devices * compute(machine, backbone),
@@ -77,7 +78,7 @@ def extraction(machine: Machine, backbone: str, size: str, stride: int) -> dict[
 
 
 def training(machine: Machine, backbone: str) -> dict[str, float]:
-    """Likewise of training. The all-reduce is taken to wait for the step, and the step for it."""
+    """Returns the same for training. We assume that the all-reduce waits for the step, and the step for it."""
     step_sec = TRAIN_BATCH * STEP_IN_FORWARDS / compute(machine, backbone)
     share = (machine.devices - 1) / machine.devices
     reduce_sec = 2 * share * 4 * PARAMETERS_M[backbone] / machine.reduce_mb_per_sec
@@ -90,7 +91,7 @@ def training(machine: Machine, backbone: str) -> dict[str, float]:
 
 
 def tables() -> list[str]:
-    """The tables of docs/scaling.md, in its order."""
+    """Returns the tables of docs/scaling.md, in their order there."""
     reading: Rows = [("video, 30 fps", "core seconds for an hour", "clips a core second, stride 16", "stride 1")]
     for size in FRAME_MS:
         seconds = core_sec_per_hour(size)
@@ -119,7 +120,7 @@ def tables() -> list[str]:
 
 
 def _short(x: float) -> str:
-    """To two digits, or three from 100 up: none of the numbers is known better."""
+    """Returns a number with two digits, or three from 100 up: none of them is known better."""
     return f"{x:.2g}" if x < 99.5 else f"{float(f'{x:.3g}'):,.0f}"
 
 
@@ -129,7 +130,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """Runs the command. Returns the exit status."""
     epilog = "example: python -m benchmarks.studies.scaling"
     argparse.ArgumentParser(prog="python -m benchmarks.studies.scaling", description=__doc__, epilog=epilog).parse_args(
         arguments
