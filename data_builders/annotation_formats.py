@@ -15,6 +15,7 @@ BackgroundRule = Literal["reference", "union"]  # `data_builders.groundtruth.bac
 
 _JSON = 'expected JSON {"database": {ID: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
 _ENTRY_KEYS = {"annotations", "actions", "subset", "duration"}
+_NO_ENTRIES = {"version", "taxonomy", "info", "license", "licenses", "description"}
 _MAX_SHOWN = 80
 _THUMOS14_SUBSETS = {"val": "valid", "test": "test"}  # the endings of the files, with the names in the released ground truth
 # What other tools call our columns.
@@ -86,7 +87,7 @@ def read_activitynet(path: Path) -> Iterator[annotations.Entry]:
         yield from (
             annotations.Entry(key, key, "", is_annotated=False, fault=f"no entry of a video: {_shown(value)}")
             for key, value in content.items()
-            if key not in database
+            if key not in database and key not in _NO_ENTRIES
         )
     for name, entry in sorted(database.items()):
         yield from _json_entries(name, entry)
@@ -196,7 +197,7 @@ def _json_action(item: Any, entry: annotations.Entry) -> annotations.Entry:
     try:
         if isinstance(item, list):
             label, start, end = item
-            remark = "an action [class, start, end] is read as Charades writes it, in seconds, with the class's number as label"
+            remark = "an action [class, start, end] is read as Charades writes it, in seconds, with the class as label"
         else:
             (start, end), label = item["segment"], item["label"]
             remark = ""

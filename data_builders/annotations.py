@@ -5,10 +5,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tsp_jax import groundtruth
 from tsp_jax.system import tables, texts
 
-# Names that data sets and tools give to the same subset.
-_SYNONYMS = (("train", "training"), ("valid", "validation", "val"), ("test", "testing"))
 _SHOWN = 10
 
 
@@ -129,7 +128,7 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 def _subsets(path: Path, entries: Sequence[Entry], subset: str, notes: list[str]) -> set[str]:
     """Returns the names in the file that mean a subset, and appends to `notes` if they are written in another way."""
     found = collections.Counter(entry.subset for entry in entries if entry.subset)
-    synonyms = next((set(names) for names in _SYNONYMS if _key(subset) in names), {_key(subset)})
+    synonyms = next((set(names) for names in groundtruth.SUBSETS if _key(subset) in names), {_key(subset)})
     same = [name for name in found if _key(name) == _key(subset)]
     similar = [name for name in found if _key(name) != _key(subset) and _key(name) in synonyms]
     if not same and len({_key(name) for name in similar}) > 1:
@@ -138,8 +137,9 @@ def _subsets(path: Path, entries: Sequence[Entry], subset: str, notes: list[str]
     if not taken:
         faults = [f"{entry.where}: {entry.fault}" for entry in entries if entry.subset is None]
         tables.refuse(path, faults, "correct them in the file")
-        names = ", ".join(sorted(found)[:_SHOWN]) or ("none, which a CSV has in its column subset" if entries else "no videos")
-        raise ValueError(f"{path}: no video of subset {subset!r}; found {names}")
+        names = ", ".join(sorted(found)[:_SHOWN]) or ("none" if entries else "no videos")
+        hint = '; a JSON entry names it by "subset", a CSV in the column subset' if entries and not found else ""
+        raise ValueError(f"{path}: no video of subset {subset!r}; found {names}{hint}")
     if taken != {subset}:
         notes.append(f"subset {subset!r} is read from {', '.join(map(repr, sorted(taken)))}")
     if same and similar:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from data_builders import annotations
 from tsp_jax import groundtruth
 from tsp_jax.system import tables
 
@@ -39,12 +40,21 @@ def check_rows(
       lenient: whether parts beyond a video's end, empty segments and repeated rows are only warnings.
     """
     first_line: dict[tuple[object, ...], int] = {}
+    twins = {label: group for group in annotations.alike(labels) for label in group}
     for row in rows:
         yield from (Finding(row.line, f"{fault}; correct it") for fault in row.faults)
         if row.value is None:
             continue
         for message in _label_faults(row.value, labels):
             yield Finding(row.line, message)
+        for other in twins.pop(row.value.action_label, ()):
+            if other != row.value.action_label:
+                yield Finding(
+                    row.line,
+                    f"action-label {row.value.action_label!r} differs from {other!r} only in blanks, case or accents' "
+                    "encoding; if they are one class, write them alike",
+                    is_warning=True,
+                )
         yield from time_faults(row.line, row.value, lenient)
         segment = row.value
         key = (segment.filename, segment.start_sec, segment.end_sec, segment.action_label, segment.temporal_region)

@@ -185,6 +185,17 @@ def test_background_that_overlaps_an_action_is_a_warning(check: Callable[..., in
     assert printed.err == ""
 
 
+def test_labels_that_differ_only_in_blanks_or_case_are_a_warning(
+    check: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    groundtruth.write_label_mapping(tmp_path / "both.json", ["Jump", "Run", "jump\u00a0", "Swim"])
+    assert check([*changed(1, action_label="jump\u00a0"), good()[2]], "--released", labels=("both",)) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("differs from") == 2
+    assert "warning: truth.csv line 2: action-label 'Jump' differs from 'jump\\xa0' only in blanks, case" in printed
+    assert "warning: truth.csv line 3: action-label 'jump\\xa0' differs from 'Jump'" in printed
+
+
 def test_what_released_files_have_is_a_warning_on_demand(check: Callable[..., int], capsys: pytest.CaptureFixture[str]):
     rows = [
         *good(),

@@ -148,10 +148,10 @@ def _read_rows(
 ) -> tuple[str, list[TableRow]]:
     """Returns what separates the fields of a CSV file, and its rows."""
     separators, skipped, line = list(_SEPARATORS), 0, stream.readline(_MAX_HEADER_CHARS)
-    while line and not (line.startswith("sep=") or line.strip().strip("".join(_SEPARATORS))):
+    while line and (line.startswith("sep=") or not line.strip("".join(_SEPARATORS) + " \u00a0\r\n")):
+        if line[4:5] in _SEPARATORS and line.startswith("sep="):  # Excel reads and writes this line
+            separators = [line[4]]
         skipped, line = skipped + 1, stream.readline(_MAX_HEADER_CHARS)
-    if line.startswith("sep=") and line[4:5] in _SEPARATORS:  # Excel reads and writes this line
-        separators, skipped, line = [line[4]], skipped + 1, stream.readline(_MAX_HEADER_CHARS)
     first = [line]
     while sum(part.count('"') for part in first) % 2 and len(first) < 10:  # a quoted name holds a line break
         first.append(stream.readline(_MAX_HEADER_CHARS))

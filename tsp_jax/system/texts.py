@@ -48,6 +48,8 @@ def opened(path: Path, expected: str) -> Iterator[io.TextIOWrapper]:
         raise ValueError(f"{path}: a folder; {expected}") from error
     except OSError as error:
         raise ValueError(f"{path}: can't be read ({error.strerror}); {expected}") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: no path of a file ({error}); {expected}") from error
     with binary, io.TextIOWrapper(binary, _encoding(path, binary, expected), newline="") as stream:
         try:
             yield stream
