@@ -1,4 +1,4 @@
-"""Hostile and broken input, made by chance from real files; as a program it reads some of them, in a process that may die.
+"""Makes hostile and broken inputs at random from real files. As a program it reads some of them, in a process that may die.
 
 `python tests/fuzzing.py KIND FIRST END FOLDER` reads the inputs FIRST to END - 1 of a kind and prints two lines of JSON for
 each: its number before it is read, and then what became of it. The same number gives the same input everywhere; the last one
@@ -69,7 +69,7 @@ _WORDS = [
 
 
 class Seed(NamedTuple):
-    """A real input in parts, one of which is spoiled; `pack` makes the files of them, with checksums that fit."""
+    """A real input in parts, one of which is spoiled. `pack` makes files of the parts, with checksums that fit."""
 
     parts: Parts
     pack: Callable[[Parts], Parts] = dict
@@ -80,18 +80,18 @@ class Kind(NamedTuple):
     """A kind of input.
 
     Attributes:
-      seeds: makes the real ones, in a folder of their own.
-      use: reads the files in a folder and checks what it gets.
-      refusals: what it may raise instead.
-      tells_where: whether a refusal names the file.
-      limit_sec: of time for one input, on a busy machine.
-      limit_mb: of memory, beyond what was held before.
+      seeds: a function that makes the real inputs, in a folder of their own.
+      use: a function that reads the files in a folder and checks the result.
+      refusals: the errors that `use` may raise instead.
+      names_file: whether a refusal names the file.
+      limit_sec: the longest time for one input on a busy machine, in seconds.
+      limit_mb: the most memory that one input may take, in MB.
     """
 
     seeds: Callable[[Path], list[Seed]]
     use: Callable[[Path], object]
     refusals: tuple[type[Exception], ...]
-    tells_where: bool = True
+    names_file: bool = True
     limit_sec: float = 30.0
     limit_mb: float = 400.0
 
@@ -100,11 +100,11 @@ class Kind(NamedTuple):
 
 
 def spoiled(data: bytes, draw: random.Random, others: Sequence[bytes], is_text: bool) -> bytes:
-    """The data with some damage, by chance."""
+    """Returns the data with some random damage."""
     result = bytearray(data)
     for _ in range(draw.choice([1, 1, 1, 2, 4, 16])):
         size = len(result)
-        # The ends, where formats keep their tables, more often than chance would have it.
+        # Formats keep their tables at the ends, so damage there is more frequent.
         span = draw.choice([size, size, min(size, 512), min(size, 64)])
         place = draw.randrange(span) if span else 0
         place = size - 1 - place if size and draw.random() < 0.25 else place
@@ -142,7 +142,7 @@ def spoiled(data: bytes, draw: random.Random, others: Sequence[bytes], is_text: 
 
 
 def spoiled_field(data: bytes, draw: random.Random) -> bytes:
-    """A text with one of its fields replaced by a word that is none of them."""
+    """Returns a text with one of its fields replaced by another word."""
     marks = [0, *(i for i, byte in enumerate(data) if byte in b',\n"[]{}:'), len(data)]
     at = draw.randrange(len(marks) - 1)
     word = draw.choice(_WORDS).encode(errors="surrogatepass")
@@ -150,10 +150,10 @@ def spoiled_field(data: bytes, draw: random.Random) -> bytes:
 
 
 def spoiled_pickle(data: bytes, draw: random.Random) -> bytes:
-    """A pickle with instructions left out, repeated or in another order."""
+    """Returns a pickle with instructions left out, repeated or in another order."""
     try:
         places = [place for _, _, place in pickletools.genops(data)]
-    except ValueError:  # no pickle any more
+    except ValueError:  # this is no longer a pickle
         return data
     parts = [data[begin:end] for begin, end in zip(places, [*places[1:], len(data)], strict=True)]
     for _ in range(draw.choice([1, 1, 2, 5])):
@@ -173,7 +173,7 @@ def spoiled_pickle(data: bytes, draw: random.Random) -> bytes:
 
 
 def make_input(seeds: Sequence[Seed], kind: str, number: int) -> Parts:
-    """The files of an input."""
+    """Returns the files of an input."""
     draw = random.Random(f"{kind} {number}")
     seed = draw.choice(seeds)
     name = draw.choice(sorted(seed.parts))
@@ -421,7 +421,7 @@ def records_seeds(folder: Path) -> list[Seed]:
         }
 
         def pack(parts: Parts, shard: str = shard, path: Path = path) -> Parts:
-            """Checksums and the shard's size fit, whatever stands in the records."""
+            """Returns the files with checksums and a shard size that fit, whatever the records hold."""
             writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
             for name in sorted(name for name in parts if name.startswith("record ")):
                 writer.write(parts[name])
@@ -485,12 +485,12 @@ def use_checkpoint(folder: Path) -> object:
 
 KINDS: dict[str, Kind] = {
     "pth": Kind(pth_seeds, use_pth, (ValueError,)),
-    "video": Kind(video_seeds, use_video, (scanning.VideoError,), tells_where=False),
+    "video": Kind(video_seeds, use_video, (scanning.VideoError,), names_file=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),
     "records": Kind(records_seeds, use_records, (records.RecordsError,)),
-    "frames": Kind(frames_seeds, use_frames, (ValueError,), tells_where=False),
+    "frames": Kind(frames_seeds, use_frames, (ValueError,), names_file=False),
     "checkpoint": Kind(checkpoint_seeds, use_checkpoint, (ValueError, FileNotFoundError)),
 }
 
@@ -504,14 +504,14 @@ def status_mb(key: str) -> float:
 
 
 def read_one(kind: Kind, folder: Path) -> dict[str, Any]:
-    """What became of the input that lies in the folder."""
-    Path("/proc/self/clear_refs").write_text("5")  # the most that is held is counted from here on
+    """Returns what became of the input in the folder."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is counted from here on
     before_mb, began = status_mb("VmRSS"), time.monotonic()
     try:
         kind.use(folder)
         found = {"outcome": "right"}
     except kind.refusals as error:
-        clear = bool(str(error).strip()) and (not kind.tells_where or str(folder) in str(error))
+        clear = bool(str(error).strip()) and (not kind.names_file or str(folder) in str(error))
         found = {"outcome": "refused" if clear else "unclear", "error": f"{type(error).__name__}: {error}"}
     except BaseException as error:
         found = {"outcome": "unexpected", "error": f"{type(error).__name__}: {error}"[:1000]}
@@ -527,7 +527,7 @@ def main(name: str, first: str, end: str, work: str) -> None:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     seeds = kind.seeds(made)
-    for seed in seeds:  # the whole ones come to their end, and what is imported late is there
+    for seed in seeds:  # whole inputs are read to their end, so that late imports are done
         if name != "pth":
             with contextlib.suppress(features.FeatureFileError):  # texts of any length
                 put(seed.pack(seed.parts), folder / "input")

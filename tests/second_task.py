@@ -1,6 +1,6 @@
 """A second, tiny task for the training command (tests/test_task.py).
 
-A two-layer masked 1-D convolution decides which of two waves a row shows. It is what a detector will be to the loop: AdamW with
+A two-layer masked 1-D convolution decides which of two waves a row shows. To the loop it is like a detector: AdamW with
 warm-up and cosine, clipping, no weight decay on biases, an average of the weights, and no pixel anywhere.
 """
 
@@ -65,18 +65,18 @@ class Recipe:
 
     @classmethod
     def mistakes(cls, values: Mapping[str, Any]) -> list[str]:
-        """Nothing but the type can be wrong."""
+        """Returns nothing: only the types can be wrong."""
         return []
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """This file is a page too."""
+    """Returns the recipe: this file is a page too."""
     return config.page("waves", Recipe, {"optim": {"lr": 3e-2}, "run": {"log_every_steps": 2, "checkpoint_every_steps": 3}})
 
 
 @dataclasses.dataclass(frozen=True)
 class WaveLoss:
-    """Mean cross-entropy over all rows."""
+    """The mean cross-entropy over all rows."""
 
     def inputs(self, batch: train_step.Batch) -> train_step.Batch:
         return batch
@@ -98,7 +98,7 @@ def rows_per_device(recipe: Recipe) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Rows are drawn from (seed, step)."""
+    """The data, whose rows are drawn from (seed, step)."""
 
     sizes: dict[str, int] = dataclasses.field(default_factory=lambda: {"train": 32})
 
@@ -112,7 +112,7 @@ def make(recipe: Recipe, data: Data, mesh: Any, devices: int) -> task.Task:
 
 
 def draw(seed: int, step: int) -> task.HostBatch:
-    """Eight rows: a slow or a fast wave of 12 to 16 frames, filled up to 16."""
+    """Returns eight rows, each a slow or a fast wave of 12 to 16 frames, filled up to 16."""
     random = np.random.default_rng((seed, step))
     label, length = random.integers(0, 2, 8), random.integers(12, 17, 8)
     time = np.arange(16)
@@ -182,5 +182,5 @@ class Waves:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The training command that knows this task too."""
+    """Runs the training command, which knows this task too."""
     return train.main(arguments, tasks={**train.TASKS, "waves": sys.modules[__name__]})

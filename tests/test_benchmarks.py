@@ -1,4 +1,4 @@
-"""Tests of the benchmarks: on little data they run, and they print what they measured."""
+"""Tests that the benchmarks run on little data and print what they measured."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ SMALL = ["--rounds", "1", "--seconds", "0.05", "--json", "result.json"]
 
 
 def run(folder: Path, module: str, *flags: str) -> str:
-    """Runs a benchmark in that folder; returns what it prints."""
+    """Runs a benchmark in that folder. Returns what it prints."""
     result = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *flags],
         cwd=folder,
@@ -33,13 +33,13 @@ def run(folder: Path, module: str, *flags: str) -> str:
 
 
 def ratios(table: str) -> dict[str, float]:
-    """By how much ours is faster than each other side, as the table says."""
+    """Returns by how much ours is faster than each other side, as the table says."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
     return {row[1].split()[0]: float(row[4].split()[0]) for row in rows if row[1].split()[0] in ("released", "best")}
 
 
 def run_sides(folder: Path, monkeypatch: pytest.MonkeyPatch, **rivals: str) -> tuple[int, dict[str, Any] | None]:
-    """Times `right` as ours with these functions of `benchmark_sides` as rivals; returns the exit status and the result."""
+    """Times `right` as ours next to functions of `benchmark_sides` as rivals. Returns the exit status and the result."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     parser = argparse.ArgumentParser()
     alternate.add_flags(parser)

@@ -12,7 +12,7 @@ from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
 from tsp_jax.training import run_checkpoints
 
-# After a read that failed, Orbax leaves others under way, which raise where nobody waits for them.
+# After a read that failed, Orbax leaves other reads running, which raise where nobody waits for them.
 LEAVES_READS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONFIG = tsp.ModelConfig("r3d_tiny", (3, 2))
 
@@ -25,7 +25,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage(path: Path, place: float) -> bytes:
-    """Flips a bit of a file; what stood there before."""
+    """Flips a bit of a file. Returns the file's content before."""
     before = path.read_bytes()
     spoiled = bytearray(before)
     spoiled[int(place * len(before))] ^= 0x10
@@ -43,7 +43,7 @@ def test_damaged_arrays_are_refused_wherever_the_damage_is(saved: Path) -> None:
             checkpoints.load(saved)
         largest.write_bytes(before)
     assert checkpoints.load(saved).config == CONFIG
-    gc.collect()  # theirs are raised here, not in a later test
+    gc.collect()  # their errors are raised here, not in a later test
 
 
 @pytest.mark.parametrize("text", ["", "[" * 50_000, "null", "{}", '{"format_version": [1]}', "\udcff"])

@@ -14,7 +14,7 @@ HEADS = ("action", "temporal_region")
 
 
 def counts_of(rows: slice) -> classification.Counts:
-    """Counts of some of 50 clips with two heads; most have no action label, some no temporal region."""
+    """Returns counts of some of 50 clips with two heads. Most have no action label, and some no temporal region."""
     random = np.random.RandomState(0)
     logits = [jnp.asarray(random.standard_normal((50, classes)), jnp.float32)[rows] for classes in (4, 2)]
     labels = [jnp.asarray(np.maximum(random.randint(-low, high, 50), -1))[rows] for low, high in ((6, 4), (1, 2))]
@@ -40,7 +40,7 @@ def test_sums_do_not_depend_on_where_batches_are_cut(cuts: tuple[int, ...]) -> N
     np.testing.assert_array_equal(parts.correct, whole.correct)
     np.testing.assert_array_equal(parts.labelled, whole.labelled)
     found, expected = (classification.summarize(counts, HEADS, (1.0, 2.0)) for counts in (parts, whole))
-    # The losses are float32 sums in another order.
+    # The tolerance is for float32 sums in another order.
     assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_mean_over_labelled_rows_and_its_gradient_are_those_of_torch() -> None:
     expected.backward()
     with jax.enable_x64(True):
         found, gradient = jax.value_and_grad(mean_loss)(jnp.asarray(logits), jnp.asarray(labels, jnp.int32))
-        # Two programs for the same float64 sums.
+        # The tolerance is for two programs that compute the same sums in float64.
         np.testing.assert_allclose(found, expected.item(), rtol=1e-13)
         np.testing.assert_allclose(gradient, theirs.grad.numpy(), atol=1e-15)
 
@@ -110,5 +110,5 @@ def test_heads_are_weighted_by_alpha() -> None:
 
 
 def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of one head over a whole batch."""
+    """Returns the loss of one head over a whole batch."""
     return classification.mean(classification.cross_entropy_sum(logits, labels), classification.labelled(labels))

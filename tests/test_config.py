@@ -1,4 +1,4 @@
-"""Tests of the recipes: every page builds its step, and mistakes are told, all at once."""
+"""Tests that every recipe page builds its step, and that one message reports all mistakes in a recipe."""
 
 import dataclasses
 import importlib
@@ -18,7 +18,7 @@ from tsp_jax.training import classification, encoder_task, train_step
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-# Whole and small enough: the sections without a default.
+# This is the smallest whole recipe: it has the sections without a default.
 SECTIONS: dict[str, Any] = {
     "model": {"backbone": "r3d_18", "labels": ("action",), "label_counts": (20,)},
     "data": {"folder": "data/thumos14/jpeg/1.0.0", "train_split": "valid", "valid_split": "test"},
@@ -54,7 +54,7 @@ def recipe(name: str, arguments: str | None = None) -> encoder_task.Recipe:
     ],
 )
 def test_page_builds_its_step(name: str, arguments: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks are small ones of the page's family; whole ones are traced in test_train_step.py."""
+    """The networks are small ones of the page's family. Whole networks are traced in test_train_step.py."""
     for small, spec in train_child.small_backbones().items():
         monkeypatch.setitem(backbones.BACKBONES, small, spec)
     found = recipe(name, arguments)
@@ -137,7 +137,7 @@ def test_temporal_region_alone_trains_one_head() -> None:
     assert found.loss.alphas == (1.0,)
 
 
-def test_mistakes_in_page_arguments_are_told_together() -> None:
+def test_mistakes_in_page_arguments_are_reported_together() -> None:
     with pytest.raises(ValueError) as caught:
         page("anet_tsp", "backbone=r3d,downscal=2,gvf=max")
     assert str(caught.value).splitlines()[1:] == [
@@ -177,7 +177,7 @@ def test_read_gives_back_what_the_page_says() -> None:
     assert found.model == encoder_task.Model("r3d_18", ("action",), (20,))
 
 
-def test_whole_numbers_and_lists_stand_for_floats_and_tuples() -> None:
+def test_whole_numbers_and_lists_are_taken_for_floats_and_tuples() -> None:
     changed = encoder_task.recipe(**SECTIONS).to_dict()
     changed["optim"]["backbone_lr"], changed["loss"]["alphas"], changed["optim"]["milestones"] = 1, [2], [3]
     found = read(ml_collections.ConfigDict(changed))
@@ -185,7 +185,7 @@ def test_whole_numbers_and_lists_stand_for_floats_and_tuples() -> None:
     assert isinstance(found.optim.backbone_lr, float) and isinstance(found.loss.alphas[0], float)
 
 
-def test_all_mistakes_of_a_config_are_told_together() -> None:
+def test_all_mistakes_of_a_config_are_reported_together() -> None:
     wrong = encoder_task.recipe(**SECTIONS).to_dict()
     wrong["model"]["backbone"] = "r3d"
     wrong["data"] |= {"batch_size": 0, "balanced": 1}
@@ -222,7 +222,7 @@ def test_flags_change_values_of_every_type() -> None:
     assert found.model.backbone == "r3d_18"
 
 
-def test_all_wrong_flags_are_told_together() -> None:
+def test_all_wrong_flags_are_reported_together() -> None:
     changes = ["optim.bakbone_lr=1", "optim.epochs=2.5", "data.balanced=maybe", "compute.dtype=float16", "zzz=1", "loss=3"]
     with pytest.raises(ValueError) as caught:
         train.read_recipe(f"{ROOT}/configs/anet_tac.py", changes)

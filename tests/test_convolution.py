@@ -1,4 +1,4 @@
-"""Tests of the convolutions: the numbers of a plain 3-D convolution, and which programs they are on each platform."""
+"""Tests that convolutions give the numbers of a plain 3-D one, by the right program on each platform."""
 
 import functools
 import re
@@ -25,9 +25,9 @@ KERNELS = {
     "spatial stem": ((1, 7, 7), (1, 4, 3)),
     "long": ((5, 3, 1), (3, 2, 1)),
 }
-# One pixel a clip; blocks of two clips; of rows; of many clips; of some frames. Sizes odd and even.
+# The sizes give clips of one pixel, and blocks of two clips, rows, many clips and some frames; they are odd and even.
 SIZES = ((1, 1, 1, 1), (2, 5, 9, 7), (1, 3, 40, 30), (300, 2, 1, 3), (2, 9, 4, 50))
-# Programs that run once: to optimize them takes longer than to run them.
+# These programs run once, so optimizing them would take longer than running them.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 kinds = pytest.mark.parametrize(("size", "stride"), KERNELS.values(), ids=KERNELS.keys())
 
@@ -40,7 +40,7 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(params=["by size", "wherever it can be"])
 def filtering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes of these tests are too small for products to be fewer; so limits are lifted too."""
+    """Makes small arrays filtered too, by lifting the limits on sizes."""
     if request.param == "wherever it can be":
         lift_limits(monkeypatch)
 
@@ -51,7 +51,7 @@ def lift_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    """The same convolution, as XLA has it."""
+    """Returns the same convolution, as XLA computes it."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
     return jax.lax.conv_general_dilated(
         x, kernel, stride, padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=jax.lax.Precision.HIGHEST
@@ -59,7 +59,7 @@ def plain(x: jax.Array, kernel: jax.Array, stride: tuple[int, int, int]) -> jax.
 
 
 def arrays(shape: tuple[int, ...], size: tuple[int, int, int], dtype: type = np.float64) -> tuple[jax.Array, jax.Array]:
-    """An input of 2 channels and a kernel to 3."""
+    """Returns an input of 2 channels and a kernel with 3 outputs."""
     random = np.random.RandomState(0)
     return jnp.asarray(random.standard_normal((*shape, 2)), dtype), jnp.asarray(random.standard_normal((*size, 2, 3)), dtype)
 
@@ -105,7 +105,7 @@ def test_kernel_gradient_is_the_same_for_blocks_of_any_size(
 def test_filtering_is_the_same_for_blocks_of_any_size(
     x64: None, monkeypatch: pytest.MonkeyPatch, pixels: int, size: tuple[int, int, int]
 ) -> None:
-    """Of a pixel's or a frame's, of some, of a clip's, of all at once."""
+    """The blocks are a pixel, a frame, some frames, a clip, and all at once."""
     x, kernel = arrays((4, 3, 10, 4), size)
     lift_limits(monkeypatch)
     monkeypatch.setattr(cpu_filtering, "_FILTERED_PIXELS", pixels)
@@ -135,7 +135,7 @@ def test_bfloat16_and_float32_gradients_have_the_dtype_of_their_arrays(
 
 
 def program(platform: str, size: tuple[int, int, int], stride: tuple[int, int, int], dtype: type = np.float32) -> str:
-    """StableHLO of output and gradients."""
+    """Returns the program of output and gradients as StableHLO."""
 
     def step(x: jax.Array, kernel: jax.Array) -> tuple[object, object]:
         y, gradients = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride), x, kernel)
@@ -150,7 +150,7 @@ def program(platform: str, size: tuple[int, int, int], stride: tuple[int, int, i
 def test_accelerators_run_2d_convolutions_alone(
     filtering: None, platform: str, size: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:
-    """Three of them: the output, and autodiff's own two gradients. None of the CPU's loops and products."""
+    """There are three: the output, and the two gradients by autodiff. There are none of the CPU's loops and products."""
     text = program(platform, size, stride)
     assert not re.findall(r"stablehlo\.(?:while|dot_general)", text)
     found = re.findall(r"stablehlo\.convolution.*", text)
@@ -171,10 +171,10 @@ def test_cpu_takes_the_gradient_of_a_kernel_by_products(size: tuple[int, int, in
 def test_cpu_filters_kernels_of_three_taps_that_do_not_stride(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:
-    """Each by six smaller ones: the convolutions of the output and of the input's gradient, the products of the kernel's."""
+    """Each becomes six smaller ones: convolutions for the output and the input's gradient, products for the kernel's."""
     lift_limits(monkeypatch)
     text, is_filtered = program("cpu", size, stride), 3 in size[:2] and stride == (1, 1, 1)
-    by_products = size == (3, 1, 1)  # of which one tap is left
+    by_products = size == (3, 1, 1)  # one tap is left of it
     convolutions, products = (len(re.findall(rf"stablehlo\.{name}", text)) for name in ("convolution", "dot_general"))
     if is_filtered:
         assert (convolutions, products) == ((0, 18) if by_products else (12, 6))
@@ -182,7 +182,7 @@ def test_cpu_filters_kernels_of_three_taps_that_do_not_stride(
         assert (convolutions, products) == (2, min(stride[0], size[0]))
 
 
-LAYERS = {  # of R3D-18 and R(2+1)D-34, one clip: input, kernel, stride, and whether it is filtered
+LAYERS = {  # layers of R3D-18 and R(2+1)D-34 for one clip: input, kernel, stride, and whether the layer is filtered
     "joined, 56": ((1, 16, 56, 56, 64), (3, 3, 3, 64, 64), 1, True),
     "joined, 14": ((1, 4, 14, 14, 256), (3, 3, 3, 256, 256), 1, True),
     "joined, 7: the kernel's sums are too many": ((1, 2, 7, 7, 512), (3, 3, 3, 512, 512), 1, False),
@@ -204,7 +204,7 @@ def test_layers_are_filtered_where_it_was_measured_to_pay(
 
 
 def test_filtering_rounds_little_more_than_products_do() -> None:
-    """Output, and gradients of input and kernel, beside those of float64: root mean squares."""
+    """Output and gradients of input and kernel are compared with those in float64, by root mean squares."""
     random = np.random.RandomState(0)
     x, gradient = (jnp.asarray(random.standard_normal((1, 8, 28, 28, 64)), jnp.float32) for _ in range(2))
     kernel = jnp.asarray(random.standard_normal((3, 3, 3, 64, 64)) / 64, jnp.float32)

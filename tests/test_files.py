@@ -1,4 +1,4 @@
-"""Tests of replacing files: the new one is there whole and on the disk, or the old one stays."""
+"""Tests that a file is replaced as a whole: the new one is there and on the disk, or the old one stays."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(error: type[BaseException
         temporary.write_text("half")
         raise error
     with pytest.raises(error), files.replacing(path):
-        raise error  # before there is anything
+        raise error  # before the file exists
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

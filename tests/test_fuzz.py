@@ -21,7 +21,7 @@ SHORT = {"pth": 20, "video": 40, "csv": 100, "json": 100, "hdf5": 40, "records":
 
 
 def results(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:
-    """What became of each input; where a process died or hung, another goes on behind the input that did it."""
+    """Returns what became of each input. If a process died or hung, another one goes on after the input that caused it."""
     found: list[dict[str, Any]] = []
     while len(found) < count:
         command = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), kind, str(len(found)), str(count), str(folder)]
@@ -37,7 +37,7 @@ def results(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:
 
         reader = threading.Thread(target=read)
         reader.start()
-        began, limit_sec, ending = len(found), 300.0, ""  # it makes the real files first
+        began, limit_sec, ending = len(found), 300.0, ""  # the process makes the real files first
         try:
             while line := lines.get(timeout=limit_sec):
                 message = json.loads(line)
@@ -59,7 +59,7 @@ def results(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:
         if ending:
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
             found.append({"outcome": ending, "error": f"{name} {error}", "seconds": limit_sec, "grown_mb": 0.0})
-        assert len(found) > began, error  # it died before the first input
+        assert len(found) > began, error  # the process died before the first input
     return found
 
 

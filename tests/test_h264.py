@@ -1,4 +1,4 @@
-"""Tests of the reading of H.264's headers, against what the encoder did and on bytes that are none."""
+"""Tests of reading H.264's headers, of videos whose encoding is known and of bytes that are no H.264."""
 
 import random
 from pathlib import Path
@@ -11,14 +11,14 @@ from tsp_jax.video import h264
 
 
 def packets(path: Path) -> tuple[bytes, list[bytes]]:
-    """The decoder's configuration, and the packets in the order of decoding."""
+    """Returns the decoder's configuration, and the packets in the order of decoding."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return stream.codec_context.extradata or b"", [bytes(packet) for packet in container.demux(stream) if packet.size]
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "odd_444.mp4", "ten_bit.mp4", "matroska.mkv", "interlaced.mp4", "stream.ts"])
-def test_configuration_tells_whether_frames_are_whole(tmp_path: Path, name: str) -> None:
+def test_configuration_says_whether_frames_are_whole(tmp_path: Path, name: str) -> None:
     extradata, _ = packets(media.make(tmp_path, name))
     assert h264.length_bytes(extradata) == (0 if name in ("interlaced.mp4", "stream.ts") else 4)
 

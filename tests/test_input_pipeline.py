@@ -1,4 +1,4 @@
-"""Tests of the way from records to batches: which clips, in which order, with which frames, whoever reads them."""
+"""Tests that batches hold the right clips, in the right order, with the right frames, whoever reads them."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from tsp_jax import clips, global_features, groundtruth, input_pipeline, records
 
 ROOT = Path(__file__).parents[1]
 FRAMES = {"one": 300, "two": 240, "three": 330}  # of each video, at 30 fps
-# Video, start and end in seconds, label; empty for background.
+# Each part has its video, start and end in seconds, and label, which is empty for background.
 PARTS = [
     ("one", 0.0, 4.0, "jump"),
     ("one", 4.0, 10.0, ""),
@@ -35,7 +35,7 @@ PARTS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of lossless records in two shards, of videos whose frames show their numbers."""
+    """Returns a folder of lossless records in two shards, of videos whose frames show their numbers."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "videos").mkdir()
     for seed, (name, frames) in enumerate(FRAMES.items()):
@@ -185,7 +185,7 @@ def test_a_run_from_a_step_on_has_the_batches_of_the_uninterrupted_one(split: in
 def test_starts_windows_and_mirroring_are_uniform(split: input_pipeline.Split):
     clip_at = input_pipeline.train_clips(split, clips_per_segment=5, balanced=False, seed=0)
     drawn = [clip_at(number) for number in range(7_000)]
-    segment = 4  # a part of 6.5 s: 82 starts, in two records
+    segment = 4  # this part of 6.5 s has 82 starts, in two records
     allowed = split.index.segment_first[segment] + np.arange(split.index.segment_starts[segment])
     counted = {
         "place": (Counter(clip.place for clip in drawn if clip.segment == segment), allowed.tolist()),
@@ -228,7 +228,7 @@ def test_the_last_validation_batch_is_filled_up_with_rows_without_labels(split: 
 
 
 def test_steps_of_an_epoch_hold_all_its_clips(split: input_pipeline.Split):
-    assert input_pipeline.steps_per_epoch(split, 8, 5) == 5  # 35 clips, as the original's loader counts
+    assert input_pipeline.steps_per_epoch(split, 8, 5) == 5  # there are 35 clips, and the original's loader counts like this
     assert input_pipeline.steps_per_epoch(split, 5, 5) == 7
 
 

@@ -1,4 +1,4 @@
-"""Tests of how a run is asked to stop; several processes are tested with training."""
+"""Tests of how a run is asked to stop. Several processes are tested with training."""
 
 import os
 import signal

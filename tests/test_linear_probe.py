@@ -23,8 +23,8 @@ def truth(videos: Sequence[str]) -> list[groundtruth.AnnotatedSegment]:
     ]
 
 
-def write(folder: Path, kind: str, videos: Sequence[str], telling: float, missing: range = range(0)) -> tuple[str, str]:
-    """A feature file whose fourth number is larger in actions by `telling` deviations of its noise, and its ground truth."""
+def write(folder: Path, kind: str, videos: Sequence[str], gap: float, missing: range = range(0)) -> tuple[str, str]:
+    """Writes a feature file and its ground truth. The fourth number is larger in actions, by `gap` deviations of its noise."""
     path, table = folder / f"{kind}.h5", folder / f"{kind}.csv"
     groundtruth.write_groundtruth(table, truth(videos))
     with features.Writer(path, RUN) as writer:
@@ -33,7 +33,7 @@ def write(folder: Path, kind: str, videos: Sequence[str], telling: float, missin
             starts = np.arange((450 - 16) // 8 + 1) * 8 / 15
             acting = (starts > 6) & (starts < 13) | (starts > 19)
             rows = draw.normal(size=(len(starts), 7))
-            rows[:, 3] += telling * acting
+            rows[:, 3] += gap * acting
             kept = np.setdiff1d(np.arange(len(starts)), missing)
             ranges = [[0, len(starts)]] if not missing else [[0, missing.start], [missing.stop, len(starts)]]
             attributes = {"fps": FPS, "frames": FRAMES, "clip_ranges": np.array(ranges)}
@@ -41,7 +41,7 @@ def write(folder: Path, kind: str, videos: Sequence[str], telling: float, missin
     return str(path), str(table)
 
 
-def test_probe_finds_what_one_number_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_finds_the_one_number_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted, table = write(tmp_path, "train", [f"a{i}" for i in range(8)], 20.0)
     held_out, test_table = write(tmp_path, "test", ["b0", "b1"], 20.0)
     flags = ["--groundtruth", table, "--test_groundtruth", test_table]
@@ -52,7 +52,7 @@ def test_probe_finds_what_one_number_tells(tmp_path: Path, capsys: pytest.Captur
     assert "Mean balanced accuracy of 2: 100.0 % (100.0 to 100.0 %, standard deviation 0.0)" in capsys.readouterr().out
 
 
-def test_probe_is_at_chance_where_nothing_tells(tmp_path: Path) -> None:
+def test_probe_is_at_chance_where_nothing_differs(tmp_path: Path) -> None:
     fitted, table = write(tmp_path, "train", [f"a{i}" for i in range(40)], 0.0)
     held_out, test_table = write(tmp_path, "test", [f"b{i}" for i in range(40)], 0.0)
     pairs = [
@@ -86,11 +86,11 @@ def test_both_classes_weigh_the_same() -> None:
     draw = np.random.default_rng(0)
     inputs = np.concatenate([draw.normal(1, 1, (3000, 1)), draw.normal(-1, 1, (100, 1))])
     weight, bias = probe.fit(inputs, np.arange(3100) < 3000)
-    # In the middle, where one that counts clips would be at -1.7: log(30) / 2 from it.
+    # The border lies in the middle. If clips were counted, it would be at -1.7, which is log(30) / 2 away.
     assert weight[0] > 1 and abs(bias / weight[0]) < 0.25
 
 
-def test_unusable_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, table = write(tmp_path, "train", ["a"], 1.0)
     only_actions = tmp_path / "actions.csv"
     groundtruth.write_groundtruth(only_actions, [item for item in truth(["a"]) if item.temporal_region == groundtruth.ACTION])

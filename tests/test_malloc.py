@@ -1,4 +1,4 @@
-"""Tests of keeping freed memory: what a process takes a second time, it does not take from the system."""
+"""Tests that freed memory is kept: a process that needs it a second time does not request it from the system."""
 
 import platform
 import subprocess

@@ -37,7 +37,7 @@ def draw(seed: int) -> optim.Params:
 
 @pytest.mark.parametrize(
     ("step", "factor"),
-    # By hand, from the original's formula: 1e-5 (1 - i/3) + i/3, then a hundredth after each of 5 and 8.
+    # Computed by hand from the original's formula: 1e-5 (1 - i/3) + i/3, and a hundredth of it after each of 5 and 8.
     [(0, 1e-5), (1, 0.33334), (2, 0.66667), (3, 1), (4, 1), (5, 1e-2), (7, 1e-2), (8, 1e-4), (100, 1e-4)],
 )
 def test_schedule_warms_up_and_steps_down_at_the_milestones(step: int, factor: float) -> None:
@@ -122,7 +122,7 @@ def test_adamw_with_clipping_and_groups_without_decay_is_that_of_torch() -> None
             for name, rate in rates.items()
         ]
         reference = torch.optim.AdamW(groups)
-        # By hand: two iterations of warm-up from 0, then half a cosine over six.
+        # Computed by hand: two iterations of warm-up from 0, then half a cosine over six.
         factors = [0, 0.5, *((1 + np.cos(np.pi * share / 6)) / 2 for share in range(6))]
         schedule = torch.optim.lr_scheduler.LambdaLR(reference, lambda step: factors[min(step, 7)])
         optimizer = optim.adamw(

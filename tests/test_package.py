@@ -1,4 +1,4 @@
-"""Tests that the wheel holds all that the commands need, and that they run where only the wheel is installed."""
+"""Tests that the wheel holds all that the commands need, so that they run where only the wheel is installed."""
 
 import os
 import re
@@ -24,7 +24,7 @@ for module in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which the wheel is unpacked. The wheel is built from a copy of the sources."""
+    """Returns the folder into which the wheel is unpacked. The wheel is built from a copy of the sources."""
     pytest.importorskip("setuptools", "77")
     folder = tmp_path_factory.mktemp("package")
     source, site = folder / "source", folder / "site"

@@ -67,7 +67,7 @@ def test_bytes_that_are_no_frame_are_refused(codec: records.Codec, damage: str):
         "empty": b"",
         "text": b"not a frame at all",
         "half": data[: len(data) // 2],
-        "cut": data[:-3],  # of a JPEG file the end mark, and a byte of pixels
+        "cut": data[:-3],  # in a JPEG file, these are the end mark and a byte of pixels
         "other_size": records.encode_frame(smooth()[:112, :112], codec),
         "larger": records.encode_frame(np.concatenate([smooth()] * 2), codec),
     }[damage]

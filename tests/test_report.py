@@ -1,4 +1,4 @@
-"""Tests of the report: what it says is so, whatever the files hold; a browser shows it offline on any width, light or dark."""
+"""Tests that the report shows what the files hold, whatever that is, and that a browser shows it offline at any width."""
 
 import base64
 import html.parser
@@ -49,7 +49,7 @@ def acting(start: float) -> bool:
 
 
 def write_features(path: Path, names: Sequence[str], seed: int, run: dict[str, Any] = RUN, spoil: str = "") -> str:
-    """Features that tell actions, but not always; those of one video hold a NaN."""
+    """Writes features that distinguish actions most of the time; those of one video hold a NaN."""
     draw = np.random.default_rng(seed)
     with features.Writer(path, run) as writer:
         for name in names:
@@ -110,12 +110,12 @@ class Parsed(html.parser.HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == "img"]
 
 
-NAMES = ["a", EVIL.replace("/", "\u2215"), "c", "d", "e"]  # no name of features has a slash
+NAMES = ["a", EVIL.replace("/", "\u2215"), "c", "d", "e"]  # names in a feature file have no slash
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of two models, of which the second was spoiled in one video, and the page made of them."""
+    """Returns a folder with the files of two models, the second spoiled in one video, and the page made of them."""
     folder = tmp_path_factory.mktemp("report")
     write_features(folder / "one.h5", NAMES, seed=1)
     write_features(folder / "two.h5", NAMES, seed=2, run={**RUN, "checkpoint_sha256": "cd"}, spoil="d")
@@ -139,7 +139,7 @@ def flags(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Path:
     output = folder / "report.html"
-    assert report.main([*flags(folder), "--output", str(output)]) == 1  # for c.mp4 is no video
+    assert report.main([*flags(folder), "--output", str(output)]) == 1  # because c.mp4 is no video
     return output
 
 
@@ -173,7 +173,7 @@ def test_the_page_refers_to_nothing_outside(page: Path, parsed: Parsed):
 
 def test_every_image_decodes_and_has_a_text(parsed: Parsed):
     images = parsed.images()
-    # A strip, the matrices, two projections of each model, three charts and the learning rates.
+    # The pictures are a strip, the matrices, two projections of each model, three charts and the learning rates.
     assert len(images) == 1 + 2 * len(NAMES) + 4 + 4
     for image in images:
         assert image["alt"] and image["loading"] == "lazy"
@@ -185,7 +185,7 @@ def test_every_image_decodes_and_has_a_text(parsed: Parsed):
 
 
 def test_numbers_are_those_of_the_probe_on_other_videos(folder: Path, parsed: Parsed):
-    # Of the videos with ground truth, the first and third by name are fitted on, the second and fourth are measured.
+    # The first and third video with ground truth, by name, are fitted on; the second and fourth are measured.
     usable = sorted(NAMES[:4])
     fitted, measured = (probe.labelled_clips(folder / "one.h5", truth(names)) for names in (usable[::2], usable[1::2]))
     found = probe.score(*fitted, *measured)
@@ -193,15 +193,15 @@ def test_numbers_are_those_of_the_probe_on_other_videos(folder: Path, parsed: Pa
     for value in (found.held_out, found.action, found.background, found.train):
         assert f"{100 * value:.1f} %" in parsed.text
     assert f"{found.clips} clips of 2 videos" in parsed.text and f"{len(fitted[0])} clips of 2 videos" in parsed.text
-    # The clip that holds a NaN, of the other model, lies within a segment.
+    # The clip of the other model that holds a NaN lies within a segment.
     assert f"{found.clips - 1} clips of 2 videos" in parsed.text
     assert "first, third, fifth" in parsed.text
 
 
-def test_predictions_and_training_are_told(parsed: Parsed):
+def test_predictions_and_training_are_shown(parsed: Parsed):
     assert predictions.READING.split(",")[0] in " ".join(parsed.text.split())
     assert "0.812" in parsed.text and "14.50 s" in parsed.text and "19.50 s" in parsed.text
-    assert "75.0 %" in parsed.text and "25.0 %" in parsed.text  # of the classes, over all clips
+    assert "75.0 %" in parsed.text and "25.0 %" in parsed.text  # probabilities of the classes, over all clips
     (curve, *_) = [attributes["points"] for tag, attributes in parsed.tags if tag == "polyline"]
     first = (STARTS[0] + 8 / 15) / 20 * 1000
     assert str(curve).startswith(f"{first:.1f},90.0 ") and len(str(curve).split()) == len(STARTS)
@@ -225,7 +225,7 @@ def test_bars_and_matrix_lie_where_the_times_say(folder: Path):
     spoiled = features.read(folder / "two.h5", "d")
     matrix = video_section.matrix("m", spoiled, [], {})
     assert matrix is not None
-    # Each clip stands for the 8 frames of 15 a second around its middle.
+    # Each clip shows the 8 frames around its middle, at 15 frames a second.
     assert matrix.start_sec == pytest.approx(4 / 15) and matrix.end_sec == pytest.approx(4 / 15 + len(STARTS) * 8 / 15)
     picture = np.array(PIL.Image.open(io.BytesIO(base64.b64decode(matrix.image.split(",")[1]))).convert("RGBA"))
     hole = np.zeros((len(STARTS), len(STARTS)), bool)
@@ -277,7 +277,7 @@ def test_a_probe_fitted_on_videos_that_the_page_leaves_out(folder: Path, tmp_pat
     assert "expected some of the 0 videos" in capsys.readouterr().err and not output.exists()
 
 
-def test_files_that_cannot_be_used_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_files_that_cannot_be_used_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     one, output = str(folder / "one.h5"), str(tmp_path / "r.html")
     groundtruth.write_groundtruth(tmp_path / "other.csv", truth(["z"]))
     other = write_features(tmp_path / "other.h5", ["z"], 0)
@@ -335,7 +335,7 @@ def test_a_browser_shows_it_without_a_word(page: Path, window: browser.Page, wid
     assert window.complaints() == []
     assert [url for url in window.requests() if not url.startswith("data:")] == [page.resolve().as_uri()]
     assert window.value("[document.documentElement.scrollWidth, window.innerWidth]") == [width, width]
-    # What is wider than the window scrolls in a box of its own, which the keyboard reaches.
+    # Content that is wider than the window scrolls in a box of its own, which the keyboard reaches.
     boxes = "[...document.querySelectorAll('.scroll')].filter(item => item.scrollWidth > item.clientWidth)"
     assert window.value(f"{boxes}.every(item => item.tabIndex === 0)")
     assert window.value(f"{boxes}.length > 0") == (width == 390)

@@ -60,7 +60,7 @@ def test_what_a_killed_process_left_is_no_state_and_is_swept_up(tmp_path: Path) 
     reader = run_checkpoints.Keeper(tmp_path, read_only=True)
     assert reader.latest() == 3 and len(steps(tmp_path)) == 2
     reader.close()
-    keeper = run_checkpoints.Keeper(tmp_path)  # sweeps in the background, and is done with it when it saves
+    keeper = run_checkpoints.Keeper(tmp_path)  # removes it in the background, and has done so when it saves
     assert keeper.latest() == 3
     keeper.save(5, state(5), {})
     keeper.close()

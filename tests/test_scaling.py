@@ -1,4 +1,4 @@
-"""The arithmetic of large jobs: the page holds what it prints, and the measured numbers are those of their tables."""
+"""Tests that docs/scaling.md holds what the study prints, and that its measured numbers are those of docs/benchmarks.md."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests of the mesh; the training on it is tested with the step."""
+"""Tests of the mesh. Training on it is tested with the step."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 
 from tsp_jax.system import sharding
 
-# Run on four devices, in a process of its own.
+# This program runs on four devices, in a process of its own.
 ON_FOUR_DEVICES = """
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tests of the seam of training: a second task runs through the same command, is killed, goes on, and is exported."""
+"""Tests that the training command runs a second task: it is killed, goes on to the same bits, and is exported."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ STEPS = 12
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use here: it may not look for other processes any more
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use in this process, so it can no longer look for other processes
 
 
 def flags(folder: Path, name: str) -> list[str]:
@@ -33,7 +33,7 @@ def flags(folder: Path, name: str) -> list[str]:
 
 
 def left_behind(workdir: Path) -> tuple[dict[str, bytes], bytes, bytes]:
-    """The bytes of the last state, of the log and of the exported weights."""
+    """Returns the bytes of the last state, of the log and of the exported weights."""
     shapes = jax.eval_shape(lambda: second_task.Waves(second_task.Recipe(second_task.Optim(0.1)), None).start()[0])
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)

@@ -1,4 +1,4 @@
-"""Tests of training as a command: runs stopped, killed and resumed, on devices and processes; what they leave behind."""
+"""Tests of the training command: runs that are stopped, killed and continued, on devices and processes, and their files."""
 
 import dataclasses
 import functools
@@ -35,8 +35,9 @@ from tsp_jax.training import encoder_task, interruption, loop, run_checkpoints, 
 
 ROOT = Path(__file__).parents[1]
 DRIVER = Path(__file__).with_name("train_driver.py")
-FRAMES = {"one": 300, "two": 240, "three": 330}  # of each video, at 30 fps
-# Video, start and end in seconds, label; empty for background. The first three are validated on too.
+FRAMES = {"one": 300, "two": 240, "three": 330}  # number of frames of each video, at 30 fps
+# Each part has its video, start and end in seconds, and label, which is empty for background. The first three parts are also
+# those of the validation split.
 PARTS = [
     ("one", 0.0, 4.0, "jump"),
     ("one", 4.0, 10.0, ""),
@@ -46,13 +47,13 @@ PARTS = [
     ("three", 2.0, 5.0, "sit"),
     ("three", 7.0, 11.0, ""),
 ]
-STEPS_PER_EPOCH, STEPS = 4, 12  # of two clips a segment, four at a time, for three epochs
+STEPS_PER_EPOCH, STEPS = 4, 12  # with two clips from each segment, four clips in a batch, for three epochs
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of records with the splits train and valid, and beside it the videos and a file of global features."""
+    """Returns a folder with records of the splits train and valid, the videos and a file of global features."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "videos").mkdir()
     for seed, (name, frames) in enumerate(FRAMES.items()):
@@ -83,7 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `data`, of six short synthetic videos, which show each class, by the commands that prepare them."""
+    """Returns a folder like `data` with six short synthetic videos of all classes, made by the commands that prepare them."""
     folder = tmp_path_factory.mktemp("synthetic")
     assert synthetic.main(f"--output {folder} --videos 6 --seed 0 --subset training --seconds 5 6".split()) == 0
     assert metadata.main(["--videos", str(folder / "videos"), "--output", str(folder / "metadata.csv")]) == 0
@@ -100,15 +101,15 @@ def synthetic_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbone `tiny`, as in train_driver."""
+    """Registers the backbone `tiny` of train_driver."""
     spec = backbones.BACKBONES["r3d_18"]
     tiny = dataclasses.replace(spec, build=functools.partial(spec.build, **train_driver.TINY), width=12)
     monkeypatch.setitem(backbones.BACKBONES, "tiny", tiny)
-    monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use here: it may not look for other processes any more
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # JAX is in use in this process, so it can no longer look for other processes
 
 
 def flags(data: Path, workdir: Path, *more: str, page: str = "synthetic_tsp") -> list[str]:
-    """The command's arguments for a small run; those named later win."""
+    """Returns the command's arguments for a small run. Of two values for a key, the later one counts."""
     changes = {
         "data.folder": data / "video_folder" / "jpeg" / "1.0.0",
         "data.train_split": "train",
@@ -132,7 +133,7 @@ def flags(data: Path, workdir: Path, *more: str, page: str = "synthetic_tsp") ->
 
 
 def start(arguments: Sequence[str], log: Path, devices: int = 1) -> subprocess.Popen[str]:
-    """The command in a process of its own, its output in a file."""
+    """Starts the command in a process of its own, with its output in a file."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -144,7 +145,7 @@ def start(arguments: Sequence[str], log: Path, devices: int = 1) -> subprocess.P
 
 
 def stop_at_random(process: subprocess.Popen[str], workdir: Path, number: int) -> int:
-    """The exit status of a run that gets a signal at some moment soon after its first checkpoint."""
+    """Sends a signal to a run at a random moment soon after its first checkpoint. Returns the run's exit status."""
     deadline, first = time.monotonic() + 300, 2
     while not any((workdir / "checkpoints" / "last" / str(step)).exists() for step in range(first, STEPS)):
         assert process.poll() is None and time.monotonic() < deadline
@@ -155,7 +156,7 @@ def stop_at_random(process: subprocess.Popen[str], workdir: Path, number: int) -
 
 
 def saved(workdir: Path, name: str = "last") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the page of a state in a workdir."""
+    """Returns the arrays and the metadata of a state in a workdir."""
     keeper = run_checkpoints.Keeper(workdir / "checkpoints" / name, read_only=True)
     manager, step, here = keeper._manager, keeper.latest(), jax.sharding.SingleDeviceSharding(jax.devices()[0])
     assert manager is not None and step is not None
@@ -168,7 +169,7 @@ def saved(workdir: Path, name: str = "last") -> tuple[dict[str, np.ndarray], dic
 
 
 def assert_same_bits(left: Path, right: Path) -> None:
-    """Two runs left the same behind: states, metrics and results."""
+    """Checks that two runs left the same states, metrics and results behind."""
     for name in ("last", "best"):
         (first, page), (second, page_2) = saved(left, name), saved(right, name)
         assert page == page_2 and first.keys() == second.keys()
@@ -180,7 +181,7 @@ def assert_same_bits(left: Path, right: Path) -> None:
 
 
 def assert_close(left: Path, right: Path) -> None:
-    """Two runs learned the same but for rounding."""
+    """Checks that two runs learned the same but for rounding."""
     (first, _), (second, _) = saved(left), saved(right)
     assert first.keys() == second.keys()
     for key in first:
@@ -192,7 +193,7 @@ def assert_close(left: Path, right: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run that nothing stopped."""
+    """Returns the workdir of a run that was not interrupted."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     log = workdir.with_suffix(".log")
     assert start(flags(data, workdir), log).wait(400) == 0, log.read_text()
@@ -212,7 +213,7 @@ def test_run_stopped_at_a_random_step_goes_on_to_the_same_bits(
     if number == signal.SIGTERM:
         assert "and saved; the same command again goes on from there" in log.read_text()
         assert f"step {saved(workdir)[1]['step']} of {STEPS}" in log.read_text()
-    with (workdir / "metrics.jsonl").open("a") as file:  # what a kill may leave
+    with (workdir / "metrics.jsonl").open("a") as file:  # a kill may leave such lines
         file.write('{"split": "train", "step": 999}\n{"split": "tr')
     assert train.main(flags(data, workdir)) == 0
     assert_same_bits(whole, workdir)
@@ -245,14 +246,14 @@ def test_run_that_is_done_does_nothing_more(data: Path, whole: Path, tmp_path: P
 
 # ---------------------------------------------------------------------------------------------- devices and processes
 
-# Slow, for in float32 a step enlarges what rounding the one before left.
+# The learning rates are small, because in float32 a step enlarges the rounding of the one before.
 RATES = tuple(f"--config.optim.{group}_lr=1e-3" for group in ("stem", "backbone", "fc"))
 GLOBAL = ("--config.compute.batch_norm=global", "--config.data.batch_size=2", *RATES)
 
 
 @pytest.fixture(scope="module")
 def two_devices(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run on two devices with statistics of the whole batch."""
+    """Returns the workdir of a run on two devices with statistics of the whole batch."""
     workdir = tmp_path_factory.mktemp("two_devices") / "run"
     log = workdir.with_suffix(".log")
     assert start(flags(data, workdir, *GLOBAL), log, devices=2).wait(400) == 0, log.read_text()
@@ -282,7 +283,7 @@ def start_two(data: Path, workdir: Path, *more: str) -> list[subprocess.Popen[st
 
 
 def test_two_processes_agree_with_one_and_stop_at_the_same_step(data: Path, two_devices: Path, tmp_path: Path) -> None:
-    # One is told to stop, and both do, with one state; a run that has ended before it heard of the signal is tried again.
+    # One process gets the signal, and both stop at the same state. A run that ended before the signal is tried again.
     for attempt in range(5):
         workdir = tmp_path / f"run{attempt}"
         processes = start_two(data, workdir)
@@ -410,14 +411,14 @@ def test_evaluation_alone_equals_the_epochs(data: Path, whole: Path, tiny: None,
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-def test_metrics_and_results_tell_every_epoch(whole: Path) -> None:
+def test_metrics_and_results_show_every_epoch(whole: Path) -> None:
     lines = run_log.read(whole / "metrics.jsonl")
     assert [(line["split"], line["step"], line["epoch"]) for line in lines] == [
         ("train", 3, 0), ("train", 4, 0), ("valid", 4, 0),
         ("train", 6, 1), ("train", 8, 1), ("valid", 8, 1),
         ("train", 9, 2), ("train", 12, 2), ("valid", 12, 2),
     ]  # fmt: skip
-    # Source: the page's learning rate 1e-2 and gamma 0.1; a warm-up of one epoch; milestones after the first and the second.
+    # The values follow from learning rate 1e-2, gamma 0.1, a warm-up of one epoch and milestones after epochs 1 and 2.
     assert [line["lr_fc"] for line in lines if line["split"] == "train"] == pytest.approx(
         [1e-2 * (1e-5 * 0.5 + 0.5), 1e-2 * (1e-5 * 0.25 + 0.75), 1e-3, 1e-3, 1e-4, 1e-4]
     )
@@ -527,7 +528,7 @@ def test_page_runs_three_steps(
 def test_commands_of_the_readme_train(
     data: Path, whole: Path, tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs the pages' blocks on training in this process, with the small backbone and data in the places that they name."""
+    """Runs the blocks on training of README and docs in this process, with the small backbone and data in their places."""
     pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/train.md", "docs/cluster.md")}
     blocks = re.findall(r"^```bash\n(.*?)^```", "\n".join(pages.values()), flags=re.DOTALL | re.MULTILINE)
     commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
@@ -550,7 +551,7 @@ def test_commands_of_the_readme_train(
         if module == "tsp_jax.train":
             page = arguments[arguments.index("--config") + 1]
             assert (ROOT / page.split(":")[0]).is_file()
-            vectors = config.load(str(ROOT / page)).data.gvf  # the page names the file that the command before made
+            vectors = config.load(str(ROOT / page)).data.gvf  # the page names the file that the previous command made
             small = [*flags(data, tmp_path)[4:], "--config.optim.epochs=1", "--config.optim.milestones=1"]
             arguments = [f"{ROOT}/{page}" if part == page else part for part in arguments]
             arguments += [*small, f"--config.data.gvf={vectors}"]

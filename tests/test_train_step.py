@@ -1,4 +1,4 @@
-"""Tests of the training step against the original's loop in PyTorch: small networks in float64, a real one in float32."""
+"""Tests that a training step equals one of the original's loop in PyTorch, for small networks and a real one."""
 
 import importlib
 import importlib.util
@@ -22,14 +22,14 @@ from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
 from tsp_jax.training import encoder_task, optim, train_step
 
-# Two programs for the same sums in float64, some steps long.
+# Two programs compute the same sums in float64 for some steps.
 EXACT = 1e-10
 CONFIG = tsp.ModelConfig("r3d_18", (200, 2), True)
 
 
 @pytest.fixture
 def reference() -> ModuleType:
-    """The networks in PyTorch."""
+    """Returns the module with the networks in PyTorch."""
     pytest.importorskip("torch")
     return importlib.import_module("torch_reference")
 
@@ -42,7 +42,7 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbones `train_…`."""
+    """Registers the backbones `train_…`."""
     for name, maker in train_child.small_backbones().items():
         monkeypatch.setitem(backbones.BACKBONES, name, maker)
 
@@ -110,15 +110,15 @@ def test_rematerialization_gives_the_same_numbers_from_blocks_computed_twice(x64
     runs = [train_child.results(*train_child.train(config, variables, batches, remat=remat)) for remat in (False, True)]
     assert_same_run(runs[1], runs[0])
     kept, again = (lower_step(config, remat=remat).as_text().count("stablehlo.convolution") for remat in (False, True))
-    # Two convolutions a block and three shortcuts; none of the stem. The compiler's own count would not do: on the CPU it
-    # finds the repetition and takes it out.
+    # There are two convolutions in each block and three shortcuts, and none of the stem. The compiler's own count is of no use,
+    # because on a CPU it finds the repetition and removes it.
     assert again - kept == 4 * 2 + 3
 
 
 def test_frozen_stem_costs_no_gradient(x64: None, small: None) -> None:
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
     frozen, trained = (lower_step(config, stem_lr=stem_lr).as_text().count("stablehlo.dot_general") for stem_lr in (0.0, 1.0))
-    # The gradient of its one kernel; on a CPU those of all kernels are matrix products.
+    # This is the gradient of its one kernel; on a CPU the gradients of all kernels are matrix products.
     assert trained == frozen + 1
 
 
@@ -162,7 +162,7 @@ def test_uint8_video_is_cropped_flipped_and_normalized_on_the_device(small: None
 def test_evaluation_counts_the_labelled_rows_alone(x64: None, small: None) -> None:
     config = tsp.ModelConfig("train_r3d_18", (7, 2), True)
     variables, batch = drawn(config), train_child.make_batch(0, 6)
-    # Filled up: the rows added have no label.
+    # The rows that fill up the batch have no label.
     padded = {key: np.concatenate([rows, np.full_like(rows[:2], -1)]) for key, rows in batch.items()}
     step = train_step.make_eval_step(train_child.clip_loss(config).evaluate)
     counts = step.lower(variables, padded).compile(train_child.QUICK)(variables, padded)
@@ -255,7 +255,7 @@ with jax.enable_x64(True):
         [sys.executable, "-c", script], cwd=Path(__file__).parent, env=environment, check=True, capture_output=True, text=True
     )
     whole, parts, apart = (json.loads(line) for line in child.stdout.splitlines())
-    # Of each BatchNorm, four devices' means and variances; the stem's, four blocks' two and three shortcuts'.
+    # Each BatchNorm gathers four devices' means and variances: one in the stem, two in each of four blocks, three in shortcuts.
     assert sorted(whole["gathered"]) == sorted(f"4,2,{width}" for width in (6, 6, 6, 8, 8, 8, 10, 10, 10, 12, 12, 12))
     assert parts == whole and apart["gathered"] == [] and whole["moved"] == apart["moved"] == []
 
@@ -326,7 +326,7 @@ def test_real_network_follows_the_originals_trace(reference: ModuleType, shared:
 
 
 def build(reference: ModuleType, family: str, label_counts: tuple[int, ...] = (7, 2), gvf: bool = True) -> Any:
-    """A small network of the family in PyTorch, in training mode and float64."""
+    """Returns a small network of the family in PyTorch, in training mode and float64."""
     net = reference.build(family, label_counts, gvf, **train_child.SMALL).double().train()
     reference.randomize(net, 0)
     return net
@@ -343,10 +343,10 @@ def torch_steps(
     ranks: int = 1,
     parts: int = 1,
 ) -> list[dict[str, Any]]:
-    """The original's loop in plain PyTorch: a step on each batch, and what it logs.
+    """Runs the original's loop in plain PyTorch, one step on each batch. Returns what it logs.
 
-    With several ranks each takes its rows as a process of DistributedDataParallel does: rank 0's buffers at first, its own
-    losses' means, and the mean of all gradients. With several parts a rank goes through its rows part by part.
+    With several ranks each takes its rows as a process of DistributedDataParallel does: it begins with rank 0's buffers, takes
+    the means of its own losses, and all gradients are averaged. With several parts a rank goes through its rows part by part.
     """
     torch, tensor = reference.torch, reference.torch.as_tensor
     layers = [net.features.layer1, net.features.layer2, net.features.layer3, net.features.layer4]
@@ -356,7 +356,7 @@ def torch_steps(
         {"params": [p for name in net.heads for p in getattr(net, name).parameters()], "lr": train_child.RATES["fc_lr"]},
     ]
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.005)
-    # 2 iterations of warm-up, a tenth from 3 and again from 4.
+    # The warm-up takes 2 iterations, and the rate falls to a tenth at iteration 3 and again at 4.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: (1e-5, 0.5e-5 + 0.5, 1, 0.1, 0.01, 0.01)[i])
     logs = []
     for batch in batches:
@@ -398,7 +398,7 @@ def torch_steps(
 
 
 def seeded_checkpoint(reference: ModuleType, folder: Path) -> functional.Variables:
-    """The variables of make_checkpoint.py's R3D-18 with two heads and GVF."""
+    """Returns the variables of make_checkpoint.py's R3D-18 with two heads and GVF."""
     reference.import_video_resnet()
     spec = importlib.util.spec_from_file_location("make_checkpoint", folder / "make_checkpoint.py")
     assert spec and spec.loader
@@ -414,25 +414,25 @@ def seeded_checkpoint(reference: ModuleType, folder: Path) -> functional.Variabl
 
 
 def drawn(config: tsp.ModelConfig) -> functional.Variables:
-    """Variables in float64, drawn by the initializer."""
+    """Returns variables in float64, drawn by the initializer."""
     variables = functional.init(config, 0)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64 if leaf.dtype == np.float32 else leaf.dtype), variables)
 
 
 def make_step(config: tsp.ModelConfig, stem_lr: float = 0.0, **options: Any) -> tuple[optim.Optimizer, Any]:
-    """An optimizer and a step for it."""
+    """Returns an optimizer and a step for it."""
     optimizer = train_child.sgd(stem_lr)
     return optimizer, train_child.make_step(config, optimizer, **options)
 
 
 def lower_step(config: tsp.ModelConfig, **options: Any) -> Any:
-    """A step for 4 rows, lowered."""
+    """Returns a lowered step for 4 rows."""
     optimizer, step = make_step(config, **options)
     return step.lower(train_step.init_state(drawn(config), optimizer), train_child.make_batch(0, 4))
 
 
 def batch_shapes(rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of videos without a global feature."""
+    """Returns the shapes of a batch of videos without a global feature."""
     return {
         "video": jax.ShapeDtypeStruct((rows, 16, 128, 171, 3), jnp.uint8),
         "crop": jax.ShapeDtypeStruct((rows, 2), jnp.int32),
@@ -447,7 +447,7 @@ def spec(leaf: Any) -> tuple[Any, Any]:
 
 
 def assert_same_updates(found: Any, before: Any, expected: Any, tolerance: float) -> None:
-    """In each leaf, no difference in length above `tolerance` times that of the way gone."""
+    """Checks that each leaf differs, in length, by at most `tolerance` times the length of its way from the start."""
     leaves = (trees.flatten({"params": tree}) for tree in (found, before, expected))
     found, before, expected = ({key: np.asarray(leaf) for key, leaf in tree.items()} for tree in leaves)
     wrong = {}
@@ -459,7 +459,7 @@ def assert_same_updates(found: Any, before: Any, expected: Any, tolerance: float
 
 
 def assert_same_run(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """No difference above EXACT of each array's largest value."""
+    """Checks that no array differs by more than EXACT times its largest value."""
     assert found.keys() == expected.keys()
     for key, array in expected.items():
         np.testing.assert_allclose(found[key], array, rtol=0, atol=EXACT * max(np.max(np.abs(array)), 1e-300), err_msg=key)

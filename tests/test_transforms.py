@@ -1,4 +1,4 @@
-"""Tests of the pixels' way: taps, blend and normalize against PyTorch's resize, crop and normalize, and against its formula."""
+"""Tests that taps, blend and normalization give the pixels of PyTorch's resize, crop and normalization."""
 
 import functools
 
@@ -32,11 +32,11 @@ SIZES = [
 
 
 def tolerance(height: int, width: int) -> float:
-    """Largest difference from PyTorch in [0, 1].
+    """Returns the largest accepted difference from PyTorch for pixels in [0, 1].
 
-    Both blend in float32: about 2e-7 was seen in common sizes. But where the product of position and scale is not exact,
-    PyTorch rounds it or not, as its processor has it, and the blend's weight is one rounding of a position away: 3e-6 was
-    seen in frames that grow, 7e-6 in 129x172, 5e-5 in some widths below 2,000.
+    Both blend in float32, and differed by about 2e-7 in common sizes. Where the product of position and scale is not exact,
+    PyTorch rounds it on some processors and not on others, so that the blend's weight is one rounding of a position away. The
+    difference was 3e-6 in frames that grow, 7e-6 in 129x172, and 5e-5 in some widths below 2,000.
     """
     return 5e-7 if (height, width) in COMMON_SIZES else max(6e-6, float(np.spacing(np.float32(width))))
 
@@ -46,7 +46,7 @@ def random_frame(height: int, width: int) -> np.ndarray:
 
 
 def cropped(frame: np.ndarray) -> np.ndarray:
-    """The crop of one frame in [0, 1], by the functions under test."""
+    """Returns the crop of one frame in [0, 1], by the functions under test."""
     taps = transforms.centre_taps(*frame.shape[:2])
     tapped = transforms.take_taps(frame, taps)
     return np.asarray(transforms.blend(tapped[None], taps.row_weight[None], taps.column_weight[None])[0])
@@ -72,17 +72,17 @@ def test_crop_is_that_of_torch(height: int, width: int) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_crop_is_the_bilinear_formula(height: int, width: int) -> None:
-    """In float64, from the definition: sample centres, edges repeated, rows from 8 and columns from 30."""
+    """The formula is the definition in float64, with sample centres, repeated edges, rows from 8 and columns from 30."""
     frame = random_frame(height, width)
     columns = axis_matrix(width, 171)[30 : 30 + 112]
     rows = axis_matrix(height, 128)[8 : 8 + 112]
     expected = np.einsum("yh,xw,hwc->yxc", rows, columns, frame / 255, optimize=True)
-    # PyTorch's float32 positions, which are followed, are up to 1e-4 of a pixel away on 1,920 of them.
+    # We follow PyTorch's float32 positions, which are up to 1e-4 of a pixel away in a width of 1,920.
     np.testing.assert_allclose(cropped(frame), expected, rtol=0, atol=2e-4)
 
 
 def axis_matrix(size: int, resized: int) -> np.ndarray:
-    """Share of each source sample in each resized one, [resized, size]."""
+    """Returns the share of each source sample in each resized one, [resized, size]."""
     centres = np.clip((np.arange(resized) + 0.5) * size / resized - 0.5, 0, size - 1)
     return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size)))
 
@@ -129,7 +129,7 @@ def test_normalize_gives_zero_mean_and_unit_variance() -> None:
 
 
 def test_blend_of_a_frame_does_not_depend_on_its_batch() -> None:
-    """Bit for bit: a feature must not change with the clips that share its batch."""
+    """The bits are equal: a feature must not change with the clips that share its batch."""
     frames = [random_frame(64, 96), random_frame(360, 640), random_frame(271, 481)]
     taps = [transforms.centre_taps(*frame.shape[:2]) for frame in frames]
     tapped = np.stack([transforms.take_taps(*pair) for pair in zip(frames, taps, strict=True)])
@@ -157,7 +157,7 @@ def test_resized_frames_are_pytorchs_rounded(height: int, width: int):
     source = torch.tensor(frame).permute(2, 0, 1)[None].float()
     expected = torch.nn.functional.interpolate(source, (128, 171), mode="bilinear", align_corners=False)
     expected = expected[0].permute(1, 2, 0).numpy()
-    # Half a step of rounding, and what the two blends differ by.
+    # The tolerance is half a step of rounding, plus the difference of the two blends.
     assert np.abs(resized - expected).max() <= 0.5 + 255 * tolerance(height, width)
 
 
@@ -185,7 +185,7 @@ def test_augmented_clips_are_those_of_the_originals_order() -> None:
         theirs = theirs.flip(-1) if mirrored else theirs
         mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
         theirs = ((theirs - mean) / std)[..., top : top + 112, left : left + 112]
-        # The compiler may multiply by a reciprocal: one rounding of values up to 2.7.
+        # The compiler may multiply by a reciprocal, which rounds values up to 2.7 once.
         np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1).numpy(), atol=5e-7)
 
 

@@ -21,7 +21,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a small backbone."""
+    """Returns the name of a small backbone."""
     spec = backbones.BACKBONES["r3d_18"]
     tiny = dataclasses.replace(spec, build=functools.partial(spec.build, **TINY), width=12)
     monkeypatch.setitem(backbones.BACKBONES, "tiny", tiny)
@@ -91,7 +91,7 @@ def test_logits_are_those_of_torch(tiny: str, x64: None, label_counts: tuple[int
         video_feature if gvf else None,
     )
     expected = features.detach().numpy(), tuple(x.detach().numpy() for x in logits)
-    # Two programs for the same sums in float64.
+    # The tolerance is for two programs that compute the same sums in float64.
     reference.assert_close(found, expected, 1e-10)
 
 
@@ -104,7 +104,7 @@ def test_only_the_last_head_reads_the_global_video_feature(tiny: str) -> None:
     np.testing.assert_array_equal(logits[0], logits_2[0])
     # Features come first: the last 12 rows of the kernel meet the ones.
     added = variables["params"]["fc2"]["weight"][12:].sum(0)
-    # Differences of float32 sums of 24 products.
+    # The tolerance is for float32 sums of 24 products in another order.
     np.testing.assert_allclose(logits_2[1] - logits[1], np.tile(added, (2, 1)), atol=1e-6 * np.abs(logits[1]).max())
 
 
@@ -162,13 +162,13 @@ def test_init_is_a_function_of_the_seed_alone(tiny: str) -> None:
             np.testing.assert_array_equal(leaf, constants[name], key)
     # 3,600 draws of normal(0, 0.01): the deviation of their deviation is 1.2%.
     assert np.std(first["fc1.weight"]) == pytest.approx(0.01, rel=0.05)
-    # 2,592 draws of a Kaiming normal by fan out, 12 filters of 27 values a channel: 1.4%.
+    # 2,592 draws of a Kaiming normal by fan out, with 12 filters of 27 values a channel: 1.4%.
     assert np.std(first["features.layer4.0.conv1.0.weight"]) == pytest.approx((2 / (12 * 27)) ** 0.5, rel=0.06)
 
 
 def test_train_returns_new_statistics_and_leaves_the_old_ones(tiny: str) -> None:
     config, variables, clips = made(tiny, (7,), False)
-    # NumPy's arrays are the ones that could be written to; op by op, as a trace would not let them be.
+    # Only NumPy's arrays could be written to, and only op by op: within a trace nothing can.
     variables = jax.tree.map(np.array, variables)
     before = {key: np.array(leaf) for key, leaf in trees.flatten(variables).items()}
     _, _, batch_stats = tsp.train(config, variables, clips)
@@ -196,7 +196,7 @@ def test_variables_of_another_model_are_refused_by_name(tiny: str) -> None:
     refused({**whole, "params": {**params, "fc": {**head, "scale": bias}}}, r"unexpected: params\.fc\.scale \(7,\)")
     refused({"params": params}, r"missing: batch_stats\..*running_mean \(")
     refused({"params": stats, "batch_stats": params}, r"missing: params\.(.|\n)*unexpected: params\.")
-    # NNX alone would take this, and broadcast it.
+    # NNX by itself would accept this and broadcast it.
     one = jax.ShapeDtypeStruct((1,), jnp.float32)
     refused(
         {**whole, "params": {**params, "fc": {**head, "bias": one}}},
@@ -205,7 +205,7 @@ def test_variables_of_another_model_are_refused_by_name(tiny: str) -> None:
 
 
 def made(backbone: str, label_counts: tuple[int, ...], gvf: bool) -> tuple[tsp.ModelConfig, functional.Variables, jax.Array]:
-    """A model, variables that no initializer gives, and two clips."""
+    """Returns a model, variables that no initializer gives, and two clips."""
     config = tsp.ModelConfig(backbone, label_counts, gvf)
     random = np.random.RandomState(0)
 

@@ -1,4 +1,4 @@
-"""Tests of the encoders: layer by layer, block by block and whole against PyTorch's, in float64 where it decides."""
+"""Tests that the encoders compute what PyTorch's do: single layers, blocks and whole networks, mostly in float64."""
 
 import dataclasses
 import functools
@@ -19,17 +19,17 @@ from tsp_jax.models import backbones, convolution, functional, tsp, video_resnet
 from tsp_jax.system import trees
 
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
-# No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
+# No two widths are alike, but layer1 keeps the stem's, because its block has no downsample.
 SMALL = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
-# Two programs for the same sums in float64: at most 1e-13 was seen, of each array's largest value.
+# Two programs compute the same sums in float64. The largest difference seen was 1e-13 of an array's largest value.
 EXACT = 1e-10
-# Programs that run once: to optimize them takes longer than to run them.
+# These programs run once, so optimizing them would take longer than running them.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 
 
 @pytest.fixture
 def reference() -> ModuleType:
-    """The networks in PyTorch."""
+    """Returns the module with the networks in PyTorch."""
     pytest.importorskip("torch")
     return importlib.import_module("torch_reference")
 
@@ -42,7 +42,7 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three families at a size that float64 can afford, as backbones `small_…`."""
+    """Registers the three families as backbones `small_…`, at a size that float64 can afford."""
     for name in FAMILIES:
         spec = backbones.BACKBONES[name]
         smaller = dataclasses.replace(spec, build=functools.partial(spec.build, **SMALL), width=12)
@@ -74,7 +74,7 @@ def test_features_are_as_wide_as_the_backbone_says(name: str) -> None:
 @pytest.mark.torch
 @pytest.mark.parametrize("conv", ["r2plus1d", "r3d"])
 def test_stem_strides_in_time_and_space(reference: ModuleType, x64: None, conv: Literal["r2plus1d", "r3d"]) -> None:
-    """Only a backbone of this project's own strides so; torchvision's stem with the strides changed is the same."""
+    """Only a backbone of this project has such strides. It equals torchvision's stem with these strides."""
     stride = (2, 4, 3)
     ours = video_resnet.VideoResNet(conv, (), stem_widths=(5, 6), stem_stride=stride, widths=(), rngs=nnx.Rngs(0)).stem
     x = np.random.RandomState(0).standard_normal((2, 5, 18, 20, 3))
@@ -160,7 +160,7 @@ def test_batch_norm_normalizes_with_the_biased_variance_and_keeps_the_unbiased_o
 
 
 def test_batch_norm_in_float32_survives_a_mean_far_from_zero() -> None:
-    # The mean of squares less the squared mean would keep no digit here.
+    # The mean of squares minus the squared mean would keep no digit here.
     x = (3000 + np.random.RandomState(0).standard_normal((2, 4, 8, 8, 3))).astype(np.float32)
     norm = video_resnet.BatchNorm(3, epsilon=1e-5, momentum=1.0)
     norm(jnp.asarray(x), train=True)
@@ -267,7 +267,7 @@ def test_real_network_is_that_of_torch(reference: ModuleType, backbone: str) -> 
         expected, _ = net(reference.torch.tensor(clips))
     encode = jax.jit(tsp.encode, static_argnums=0)
     found = encode(tsp.ModelConfig(backbone), reference.to_variables(net), clips.transpose(0, 2, 3, 4, 1))
-    # Seen over three seeds: 1.2e-7 to 2.1e-7, as far as either is from float64. The mean over 98 places in time and space
+    # Three seeds gave 1.2e-7 to 2.1e-7, which is as far as either is from float64. The mean over 98 places in time and space
     # evens out what a layer rounds.
     reference.assert_close(found, expected.numpy(), 2e-6)
 
@@ -283,7 +283,7 @@ def test_real_network_trains_as_that_of_torch(reference: ModuleType) -> None:
         expected, _ = net(reference.torch.tensor(clips))
     train = jax.jit(tsp.train, static_argnums=0)
     found, _, batch_stats = train(tsp.ModelConfig("r3d_18"), variables, clips.transpose(0, 2, 3, 4, 1))
-    # Seen: 2.1e-6 and 3.1e-7. Each layer divides by a deviation that is itself rounded, the last by one of 32 values.
+    # We saw 2.1e-6 and 3.1e-7. Each layer divides by a deviation that is itself rounded, the last by one of 32 values.
     reference.assert_close(found, expected.numpy(), 2e-5)
     reference.assert_close(batch_stats, reference.to_variables(net)["batch_stats"], 3e-6)
 
@@ -316,7 +316,7 @@ def test_bfloat16_features_point_where_float32_ones_do(reference: ModuleType) ->
     narrow, wide = encode(config, variables, clips.astype(jnp.bfloat16)), encode(config, variables, clips)
     assert narrow.dtype == wide.dtype == jnp.float32
     assert np.any(narrow != wide)
-    # Seen: 0.999997, and the same for PyTorch's autocast.
+    # We saw 0.999997, and the same for PyTorch's autocast.
     assert np.vdot(narrow, wide) / (np.linalg.norm(narrow) * np.linalg.norm(wide)) >= 0.9999
 
 
@@ -341,7 +341,7 @@ def test_float32_gradients_have_only_2d_convolutions_of_highest_precision() -> N
 
     program = accelerators_program(jax.grad(loss), shapes["params"], shapes["batch_stats"], clips)
     kernels = sum(len(leaf.shape) in (2, 5) for leaf in jax.tree.leaves(shapes["params"]))
-    # One product forward and two backward for each kernel; but the clips need no gradient, nor a sum the logits' values.
+    # Each kernel has one product forward and two backward. The clips need no gradient, and the sum needs no logits.
     assert check_products(program) == 3 * kernels - 1 - len(config.label_counts)
 
 
@@ -355,15 +355,15 @@ def test_bfloat16_program_convolves_in_bfloat16() -> None:
 
 
 def accelerators_program(function: Callable[..., Any], *arguments: Any) -> str:
-    """StableHLO text of what runs on a GPU; a CPU has convolutions of its own (`test_convolution.py`)."""
+    """Returns the program that runs on a GPU, as StableHLO; a CPU has convolutions of its own (`test_convolution.py`)."""
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def check_products(program: str) -> int:
-    """The number of convolutions and matrix products in StableHLO text, each checked."""
+    """Checks the precision of each convolution and matrix product in StableHLO text. Returns the number of both."""
     products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", program)
     for product in products:
-        # GPU and TPU would round the factors of any other precision to TF32 or bfloat16.
+        # At any other precision, GPU and TPU would round the factors to TF32 or bfloat16.
         assert product.count("HIGHEST") == 2, product
         ranks = [sizes.count("x") for sizes in re.findall(r"tensor<((?:\d+x)+)f32>", product)]
         assert len(ranks) == 3 and max(ranks) <= 4, product
@@ -371,7 +371,7 @@ def check_products(program: str) -> int:
 
 
 def apply(module: nnx.Module, variables: functional.Variables, x: np.ndarray, *, train: bool) -> tuple[jax.Array, Any]:
-    """A module's output with these variables, and its batch statistics afterwards."""
+    """Returns a module's output with these variables, and its batch statistics afterwards."""
     graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     for state, values in zip(states, (variables["params"], variables["batch_stats"]), strict=True):
         nnx.replace_by_pure_dict(state, values)
@@ -386,16 +386,16 @@ def apply(module: nnx.Module, variables: functional.Variables, x: np.ndarray, *,
 
 
 def dtypes(tree: Any) -> dict[str, Any]:
-    """The dtype of each leaf, by dotted name."""
+    """Returns the dtype of each leaf, by dotted name."""
     return {key: leaf.dtype for key, leaf in trees.flatten({"": tree}).items()}
 
 
 def channels_last(x: Any) -> np.ndarray:
-    """A tensor `[b, c, t, h, w]` as an array `[b, t, h, w, c]`."""
+    """Returns a tensor `[b, c, t, h, w]` as an array `[b, t, h, w, c]`."""
     return x.detach().numpy().transpose(0, 2, 3, 4, 1)
 
 
 def small_batch() -> tuple[np.ndarray, np.ndarray]:
-    """Clips `[b, c, t, h, w]` and global video features, float64."""
+    """Returns clips `[b, c, t, h, w]` and global video features, float64."""
     random = np.random.RandomState(1)
     return random.standard_normal((3, 3, 9, 20, 24)), random.standard_normal((3, 12))

@@ -1,6 +1,6 @@
-"""The original networks' weights in this project's layout, for tests of parity.
+"""Converts the original networks' weights to this project's layout, for tests of parity.
 
-Nothing here comes from the product: the layout is converted a second time, so that either conversion checks the other.
+This does not use the product's own conversion, so that each of the two checks the other.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def randomize(module: nn.Module, seed: int) -> None:
 
 
 def to_variables(module: nn.Module, dtype: Any = np.float32) -> dict[str, Any]:
-    """The state dict as `{"params": {...}, "batch_stats": {...}}` of NumPy arrays in this project's layout."""
+    """Returns the state dict as `{"params": {...}, "batch_stats": {...}}` of NumPy arrays in this project's layout."""
     tensors = module.state_dict()
     return {
         "params": nest({k: v for k, v in tensors.items() if k.split(".")[-1] not in STATISTICS}, dtype),
@@ -39,7 +39,7 @@ def to_variables(module: nn.Module, dtype: Any = np.float32) -> dict[str, Any]:
 
 
 def nest(tensors: Mapping[str, torch.Tensor], dtype: Any = np.float32) -> dict[str, Any]:
-    """Tensors by dotted name as nested dicts; kernels `[kt, kh, kw, in, out]` and `[in, out]`, counters int32."""
+    """Returns tensors by dotted name as nested dicts: kernels `[kt, kh, kw, in, out]` and `[in, out]`, counters int32."""
     nested = {}
     for key, tensor in tensors.items():
         array = tensor.detach().numpy()
@@ -53,7 +53,7 @@ def nest(tensors: Mapping[str, torch.Tensor], dtype: Any = np.float32) -> dict[s
 
 
 def assert_close(found: Any, expected: Any, tolerance: float) -> None:
-    """Same trees, same shapes, and in each leaf no difference above `tolerance` times the leaf's largest value."""
+    """Checks that trees and shapes are the same, and that no leaf differs by more than `tolerance` times its largest value."""
     found_leaves, expected_leaves = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (found, expected))
     assert found_leaves.keys() == expected_leaves.keys()
     wrong = {}

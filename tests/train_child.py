@@ -21,17 +21,17 @@ from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import sharding, trees
 from tsp_jax.training import classification, encoder_task, optim, processes, train_step
 
-# No two widths alike, but layer1 keeps the stem's: its block is the one without a downsample.
+# No two widths are alike, but layer1 keeps the stem's, because its block has no downsample.
 SMALL: dict[str, Any] = {"blocks": (1, 1, 1, 1), "stem_widths": (5, 6), "widths": (6, 8, 10, 12)}
 FAMILIES = ("r2plus1d_34", "r2plus1d_18", "r3d_18")
 RATES = {"backbone_lr": 0.02, "fc_lr": 0.1}
 HEADS, ALPHAS = ("action", "temporal_region"), (1.0, 0.5)
-# Programs that run a few times: to optimize them takes longer than to run them.
+# These programs run a few times, so optimizing them would take longer than running them.
 QUICK = {"xla_backend_optimization_level": "0"}
 
 
 def small_backbones() -> dict[str, Any]:
-    """The three families at this size, by name `train_…`; their features are 12 numbers."""
+    """Returns the three families at this size, by name `train_…`. Their features have 12 numbers."""
     specs = {name: backbones.BACKBONES[name] for name in FAMILIES}
     return {
         f"train_{name}": dataclasses.replace(spec, build=functools.partial(spec.build, **SMALL), width=12)
@@ -40,7 +40,7 @@ def small_backbones() -> dict[str, Any]:
 
 
 def make_batch(seed: int, rows: int, action: bool = True) -> dict[str, np.ndarray]:
-    """Rows of normalized clips, float64, half of them with an action label, or none."""
+    """Returns rows of normalized clips, float64. Half of them have an action label, or none if `action` is false."""
     random = np.random.RandomState(seed)
     labels = random.randint(0, 7, rows)
     labels[1::2] = -1
@@ -53,25 +53,25 @@ def make_batch(seed: int, rows: int, action: bool = True) -> dict[str, np.ndarra
 
 
 def clips_of(batch: train_step.Batch, dtype: DTypeLike) -> jax.Array:
-    """The batch's clips, which come normalized."""
+    """Returns the batch's clips, which are normalized already."""
     return batch["clips"].astype(dtype)
 
 
 def sgd(stem_lr: float = 0.0) -> optim.Optimizer:
-    """SGD with two iterations of warm-up, and a tenth of the learning rates from iteration 3 and again from 4."""
+    """Returns SGD with two iterations of warm-up, and a tenth of the learning rates from iteration 3 and again from 4."""
     rates = {"stem": stem_lr, "backbone": RATES["backbone_lr"], "fc": RATES["fc_lr"]}
     schedule = optim.warmup_multistep(2, (3, 4), 0.1)
     return optim.sgd(rates, encoder_task.group_of, schedule, momentum=0.9, weight_decay=0.005)
 
 
 def clip_loss(config: tsp.ModelConfig, **options: Any) -> classification.ClipLoss:
-    """The loss of the batches that `make_batch` draws, in float64."""
+    """Returns the loss of the batches that `make_batch` draws, in float64."""
     defaults = {"labels": HEADS, "alphas": ALPHAS, "dtype": jnp.float64, "prepare": clips_of}
     return classification.ClipLoss(config, **{**defaults, **options})
 
 
 def make_step(config: tsp.ModelConfig, optimizer: optim.Optimizer, **options: Any) -> Any:
-    """The step; `options` are those of `train_step.Options` and of `clip_loss`."""
+    """Returns the step. `options` are those of `train_step.Options` and of `clip_loss`."""
     keys = ("mesh", "statistics", "accumulate", "average_decay")
     how = train_step.Options(**{key: options.pop(key) for key in keys if key in options})
     return train_step.make_step(clip_loss(config, **options), optimizer, how)
@@ -84,7 +84,7 @@ def train(
     stem_lr: float = 0.0,
     **options: Any,
 ) -> tuple[train_step.TrainState, list[train_step.StepSums]]:
-    """The state after a step on each batch, and what the steps saw."""
+    """Returns the state after a step on each batch, and the numbers that the steps computed."""
     program, state = compiled(config, variables, batches[0], stem_lr, **options)
     seen = []
     for batch in batches:
@@ -96,7 +96,7 @@ def train(
 def compiled(
     config: tsp.ModelConfig, variables: functional.Variables, batch: Mapping[str, Any], stem_lr: float = 0.0, **options: Any
 ) -> tuple[Any, train_step.TrainState]:
-    """The step's program, and the state before the first step."""
+    """Returns the step's program, and the state before the first step."""
     optimizer = sgd(stem_lr)
     step = make_step(config, optimizer, **options)
     state = train_step.init_state(jax.tree.map(jnp.asarray, variables), optimizer)
@@ -106,7 +106,7 @@ def compiled(
 
 
 def results(state: train_step.TrainState, seen: list[train_step.StepSums]) -> dict[str, np.ndarray]:
-    """Flat arrays of a run: the variables by dotted name, and each metric of all steps."""
+    """Returns flat arrays of a run: the variables by dotted name, and each metric of all steps."""
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *seen)
     counts = {f"metrics.{name}": array for name, array in stacked.sums._asdict().items()}
     rest = {f"metrics.{name}": array for name, array in stacked._asdict().items() if name != "sums"}
@@ -116,7 +116,10 @@ def results(state: train_step.TrainState, seen: list[train_step.StepSums]) -> di
 def save_inputs(
     path: Any, variables: functional.Variables, batches: list[dict[str, np.ndarray]], runs: list[dict[str, Any]]
 ) -> None:
-    """What `main` reads; `runs` are options of `train`, in JSON, and `cores`, how many of the devices count as one."""
+    """Writes the file that `main` reads.
+
+    `runs` holds options of `train`, and `cores`, the number of devices that count as one.
+    """
     arrays = flax.traverse_util.flatten_dict({"variables": variables, "batches": dict(enumerate(batches))}, sep=None)
     np.savez(path, runs=json.dumps(runs), **{"/".join(map(str, key)): leaf for key, leaf in arrays.items()})
 

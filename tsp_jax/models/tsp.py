@@ -140,7 +140,7 @@ class TSP(nnx.Module):
     def heads(
         self, features: Float[Array | np.ndarray, "b f"], gvf: Float[Array | np.ndarray, "b f"] | None = None
     ) -> tuple[Float[Array, "b _"], ...]:
-        """The logits of each head, from features.
+        """Returns the logits of each head from features.
 
         Raises:
           ValueError: the last head reads a global video feature, and there is none.

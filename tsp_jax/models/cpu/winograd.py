@@ -1,8 +1,9 @@
-"""Convolutions of three taps along an axis by half the products: Winograd's minimal filtering, exact but for rounding.
+"""Computes convolutions of three taps along an axis with half the products, by Winograd's minimal filtering.
 
-F(4, 3) has six products for four outputs along the axis, where the definition has twelve: they are of sums of inputs and sums
-of taps, and the outputs are sums of them. A product here is a whole convolution over the other axes and the channels. The
-gradient of the taps is that of these three linear maps: six products of sums of inputs and sums of the output's gradient.
+The result is exact but for rounding. F(4, 3) computes four outputs along the axis from six products, where the definition needs
+twelve. A factor of a product is a sum of inputs or a sum of taps, and the outputs are sums of the products. A product here is a
+whole convolution over the other axes and the channels. The gradient of the taps is that of these three linear maps: it takes
+six products of sums of inputs and sums of the output's gradient.
 
 Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
 """
@@ -123,9 +124,10 @@ def kernel_gradient(
 
 
 def _every_fourth(x: Array, axis: int) -> list[Array]:
-    """Six: of all tiles of four along the axis the place before the first, the first, and so on to the one after the last.
+    """Returns six arrays of every fourth place along the axis: array i has, for each tile of four, the place i - 1 of the tile.
 
-    They are cut from a padded copy. Without it XLA would cut again within each sum, which takes twice the time.
+    So they range from the place before a tile to the one after it. They are cut from a padded copy, because XLA would cut them
+    again within each sum otherwise, which takes twice the time.
     """
     tiles, places = _tiles(x, axis), OUTPUTS + TAPS - 1
     around = [(0, 0)] * x.ndim
