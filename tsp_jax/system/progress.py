@@ -37,7 +37,9 @@ class Progress:
       has_bar: whether it is a bar.
     """
 
-    def __init__(self, what: str, total: float | None, unit: str, *, done: float = 0, sparse: bool = False):
+    def __init__(
+        self, what: str, total: float | None, unit: str, *, done: float = 0, sparse: bool = False, silent: bool = False
+    ):
         """Starts the clock.
 
         Args:
@@ -46,12 +48,13 @@ class Progress:
           unit: the unit of `total` and `done`, in the plural, such as "videos".
           done: how much was done before. It does not count for the rate.
           sparse: whether lines are printed only after 30 seconds without any, for a command that has a log of its own.
+          silent: whether nothing is shown, for all processes of a run but the first.
         """
         self.done, self._what, self._total, self._unit, self._sparse = done, what, total, unit, sparse
         self._done_before, self._began, self._shown = done, time.monotonic(), ""
         self._last_line, self._last_tenth = self._began, self._tenth()
         self._ended, self._bar = threading.Event(), None
-        self.has_bar = sys.stderr.isatty()
+        self.has_bar = sys.stderr.isatty() and not silent
         if self.has_bar:
             known = "{l_bar}{bar}| {n_fmt}/{total_fmt} UNIT [{elapsed}<{remaining}{postfix}]"
             form = (known if total is not None else "{desc}: {n_fmt} UNIT [{elapsed}{postfix}]").replace("UNIT", unit)
@@ -66,6 +69,8 @@ class Progress:
                 ncols=None if wide else 80,
                 nrows=None if wide else 24,
             )
+        elif silent:
+            self._ended.set()
         else:
             threading.Thread(target=self._print_lines, daemon=True).start()
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from tsp_jax import checkpoints, config, groundtruth, input_pipeline
 from tsp_jax.models import backbones, functional, tsp
-from tsp_jax.system import sharding
+from tsp_jax.system import progress, sharding
 from tsp_jax.training import classification, feed, interruption, optim, processes, run_log, sums, task, train_step, warm_start
 
 GROUPS = ("stem", "backbone", "fc")  # the groups of parameters that have a learning rate each
@@ -348,11 +348,16 @@ class EncoderTask:
         """
         split, total = self._data.valid, self.zero_sums()
         batches = input_pipeline.valid_batches(split, **processes.rows(self.rows_per_step), **self._readers())
-        with contextlib.closing(feed.Feed(host_batches(batches, split), self._mesh)) as clips:
+        count, silent = input_pipeline.VALID_CLIPS * len(split.index.segment_row), not processes.is_first()
+        with (
+            contextlib.closing(feed.Feed(host_batches(batches, split), self._mesh)) as clips,
+            progress.Progress("evaluate", count, "clips", silent=silent) as shown,
+        ):
             while clips.fetch():
                 counts = self._evaluate(state.variables, clips.take()[0])
                 clips.fetch()  # the next batch, while this one is computed
                 total = sums.add(total, counts)
+                shown.to(min(shown.done + self.rows_per_step, count))
                 if stop.due():
                     return None
         return self.summarize(total)
