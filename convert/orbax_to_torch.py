@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from convert import torch_names, torch_to_orbax
 from tsp_jax import checkpoints
-from tsp_jax.system import cli, files
+from tsp_jax.system import cli, files, startup
 
 
 def write_pth(path: str | pathlib.Path, checkpoint: checkpoints.Checkpoint, *, overwrite: bool = False) -> None:
@@ -77,6 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @torch_to_orbax.failing_with_status_1()
 def _work(options: argparse.Namespace) -> None:
     """Reads the folder and writes the file."""
+    startup.use_no_device()
     torch_to_orbax.import_torch()  # before the work
     check_output(options.output, options.overwrite)
     checkpoint = checkpoints.load(options.checkpoint)
