@@ -10,30 +10,25 @@ import argparse
 import collections
 import dataclasses
 import io
-import itertools
 import math
 import os
 import pickle
-import pickletools
 import reprlib
 import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from convert import torch_names
+from convert import other_files, torch_names
+from tsp_jax.system import pickles
 
 # Several times the largest released file. A larger file is no checkpoint of these networks.
 MAX_FILE_BYTES = 4 * 1024**3
 # The pickles hold everything but the tensors' values: 0.1 MB in a full training checkpoint of the largest network.
 MAX_PICKLE_BYTES = 4 * 1024**2
-# A tuple is hashed with all its parts, however deep they are nested and however often each occurs in it. C's stack overflows
-# at some 200,000 levels. Keys other than text can be chosen to collide, which takes time by the square of their number.
-MAX_TUPLE_PARTS = 10_000
-MAX_OTHER_KEYS = 2_000
 
+_Refusal = pickles.RefusedError
 _MAX_INT = 1 << 63
 _MAX_NUMBERS = 129  # offset, shape and strides of one tensor; PyTorch's tensors have at most 64 axes
-_TEXT = (pickletools.pyunicode, pickletools.pybytes, pickletools.pybytes_or_str)
 
 
 def check(file: BinaryIO, where: str) -> None:
@@ -46,7 +41,12 @@ def check(file: BinaryIO, where: str) -> None:
     Raises:
       ValueError: the file is not a PyTorch checkpoint, is damaged, claims more than it holds, or asks for code.
     """
-    size, start = os.fstat(file.fileno()).st_size, file.read(16)
+    size, head = os.fstat(file.fileno()).st_size, file.read(300)
+    start = head[:16]
+    found = f"expected a PyTorch checkpoint, found {size:,} bytes that start with {start!r}"
+    kind = other_files.by_start(head)
+    if kind is not None:
+        raise ValueError(f"{where}: {found}: {kind}")
     try:
         if size > MAX_FILE_BYTES:
             raise _Refusal(f"expected at most {MAX_FILE_BYTES:,} bytes, found {size:,}")
@@ -54,15 +54,12 @@ def check(file: BinaryIO, where: str) -> None:
     except _Refusal as refusal:
         raise ValueError(f"{where}: {refusal}") from refusal
     except Exception as error:  # pickle and zipfile raise nearly anything on damaged bytes
+        if other_files.is_text(head):
+            raise ValueError(f"{where}: {found}: a text file; name the file of the weights") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"{where}: expected a PyTorch checkpoint, found {size:,} bytes that start with {start!r} ({reason:.200}); "
-            "it is another kind of file or damaged: copy or download it again"
+            f"{where}: {found} ({reason:.200}); it is another kind of file or damaged: copy or download it again"
         ) from error
-
-
-class _Refusal(Exception):
-    """The file must not be loaded; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,19 +193,24 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         members = {member.filename: member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise _Refusal("two members of the zip have the same name")
+        kind = other_files.by_members(members)
+        if kind is not None:
+            raise _Refusal(f"expected a PyTorch checkpoint, found {kind}")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
             raise _Refusal("members of the zip are compressed, which PyTorch never does; a zip of a checkpoint? unpack it")
         if sum(member.file_size for member in members.values()) > size:
             raise _Refusal(f"the members of the zip claim more than its {size:,} bytes")
-        pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise _Refusal(f"expected a zip written by torch.save, with one data.pkl; found {torch_names.summarise(members)}")
-        folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}constants.pkl" in members:
-            raise _Refusal("expected a checkpoint, found a TorchScript program; save its state_dict() by torch.save")
-        if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
-            raise _Refusal(f"expected at most {MAX_PICKLE_BYTES:,} bytes of pickle, found {members[pickles[0]].file_size:,}")
-        described = _describe_pickle(io.BytesIO(archive.read(pickles[0])))
+        inside = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(inside) != 1:
+            raise pickles.RefusedError(
+                f"expected a zip written by torch.save, with one data.pkl; found {torch_names.summarise(members)}"
+            )
+        folder = inside[0].removesuffix("data.pkl")
+        if members[inside[0]].file_size > MAX_PICKLE_BYTES:
+            raise pickles.RefusedError(
+                f"expected at most {MAX_PICKLE_BYTES:,} bytes of pickle, found {members[inside[0]].file_size:,}"
+            )
+        described = _describe_pickle(io.BytesIO(archive.read(inside[0])))
         damaged = archive.testzip()  # PyTorch compares no checksums
         if damaged:
             raise _Refusal(f"the checksum of {damaged} is wrong; the file is damaged: copy or download it again")
@@ -223,18 +225,18 @@ def _check_zip(file: BinaryIO, size: int) -> None:
 def _check_legacy(file: BinaryIO, size: int) -> None:
     """Checks that the arrays that the pickles of an older file describe are the bytes that follow them."""
     file.seek(0)
-    pickles = io.BytesIO(file.read(MAX_PICKLE_BYTES))
-    magic = _describe_pickle(pickles).content
+    stream = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    magic = _describe_pickle(stream).content
     if magic != 0x1950A86A20F9469CFC6C:
         raise _Refusal(f"expected a file written by torch.save, found a pickle of {type(magic).__name__}")
     for _ in ("protocol version", "system"):
-        _describe_pickle(pickles)
-    described = _describe_pickle(pickles)
+        _describe_pickle(stream)
+    described = _describe_pickle(stream)
     _check_protocol(described)
-    storages, keys = described.storages, _describe_pickle(pickles).content
+    storages, keys = described.storages, _describe_pickle(stream).content
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
         raise _Refusal("the arrays that the file lists are not those that it describes; copy or download it again")
-    position = pickles.tell()
+    position = stream.tell()
     for key in keys:
         file.seek(position)
         numel = int.from_bytes(file.read(8), "little", signed=True)
@@ -258,7 +260,7 @@ def _check_protocol(described: _Describer) -> None:
 def _describe_pickle(stream: io.BytesIO) -> _Describer:
     """Reads the next pickle of a stream as descriptions."""
     start = stream.tell()
-    protocols = _check_instructions(stream)
+    protocols = pickles.check_instructions(stream)
     end = stream.tell()
     stream.seek(start)
     describer = _Describer(stream.read(end - start))
@@ -273,58 +275,3 @@ def _describe_pickle(stream: io.BytesIO) -> _Describer:
             )
     describer.protocols = protocols
     return describer
-
-
-def _check_instructions(stream: io.BytesIO) -> set[int]:
-    """Checks that the next pickle of a stream can be read in little time and memory; returns the protocols that it names.
-
-    The instructions are followed without building anything, since pickle would make room for strings and a memo of any size.
-    """
-    protocols: set[int] = set()
-    # For each object, the number of parts that hashing it visits. It is 0 for text, whose hash is cached, and None for a mark.
-    stack: list[int | None] = []
-    memo: dict[int, int | None] = {}
-    other_keys = 0
-    for index, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
-        match instruction.name:
-            case "PROTO":
-                protocols.add(argument or 0)
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                if (argument or 0) > index:
-                    raise _Refusal("the pickle numbers its objects as PyTorch never does")
-                memo[argument or 0] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument or 0])
-            case "DUP":
-                stack.append(stack[-1])
-            case "POP":
-                stack.pop()
-            case "MARK":
-                stack.append(None)
-            case name:
-                taken = [part for kind in reversed(instruction.stack_before) for part in _taken(stack, kind)]
-                if name in ("SETITEM", "SETITEMS", "DICT"):
-                    other_keys += sum(part != 0 for part in taken[1::2])
-                parts = 1 + sum(taken)
-                if any(kind in _TEXT for kind in instruction.stack_after):
-                    parts = 0
-                elif any(kind in (pickletools.pylist, pickletools.pydict) for kind in instruction.stack_after):
-                    parts = 1  # lists and dicts can't be hashed
-                if parts > MAX_TUPLE_PARTS or other_keys > MAX_OTHER_KEYS:
-                    raise _Refusal("the pickle nests or numbers its objects as PyTorch never does")
-                stack += [parts] * len(instruction.stack_after)
-    return protocols
-
-
-def _taken(stack: list[int | None], kind: pickletools.StackObject) -> list[int]:
-    """Takes one of the objects that an instruction needs off the stack; returns the parts of what was taken, last first."""
-    if kind is pickletools.stackslice:
-        above = list(itertools.takewhile(lambda part: part is not None, reversed(stack)))
-        del stack[len(stack) - len(above) :]
-        return [part for part in above if part is not None]
-    part = stack.pop()
-    if (part is None) != (kind is pickletools.markobject):
-        raise ValueError("an instruction of the pickle finds other objects than it needs")
-    return [] if part is None else [part]

@@ -31,7 +31,8 @@ def from_state_dict(
     """Returns the model that these arrays make, and its variables as copies in this project's layout.
 
     Args:
-      state: arrays under the released names, float32 with counters of int64. `rename` translates other names.
+      state: arrays under the released names, float32 with counters of int64. `wrappers.rename` translates other
+        names, and `wrappers.normalise` other types.
       where: the name of the state dict in messages.
 
     Raises:
@@ -40,7 +41,8 @@ def from_state_dict(
     """
     shapes = {key: tuple(array.shape) for key, array in state.items()}
     config = recognise(shapes, where)
-    trees.check_keys(torch_shapes(config), shapes, where)
+    nearest = f"{config.backbone}, the nearest of the known models; save its weights alone where the file was made"
+    trees.check_keys(torch_shapes(config), shapes, where, model=nearest)
     _check_values(state, np.int64, where)
     paths = flax.traverse_util.flatten_dict(functional.shapes(config), sep=".")
     leaves = {path: _relayout(state[path.split(".", 1)[1]], _FROM_TORCH, np.int32) for path in paths}
@@ -66,46 +68,34 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], where: str = "the state dic
     """Returns the model that has these keys and shapes of PyTorch, or the nearest one; `from_state_dict` compares them all.
 
     Raises:
-      ValueError: there is no backbone under `features.`, or the heads are not one of: none, `fc`, `fc1` and `fc2`.
+      ValueError: there is no backbone under `features.`, or fewer than half of any known backbone's arrays are there, or the
+        heads are not one of: none, `fc`, `fc1` and `fc2`.
     """
-    backbone = [key for key in shapes if key.startswith("features.")]
+    backbone = {key: shape for key, shape in shapes.items() if key.startswith("features.")}
     if not backbone:
         raise ValueError(
             f"{where}: expected a backbone under features. (features.stem.0.weight, …) or a bare one (stem.0.weight, …); "
             f"found {summarise(shapes)}"
         )
-    # A (2+1)D network has a pair of convolutions for each 3-D one, also in the stem.
-    split = any(key.startswith("features.stem.3.") or ".conv1.0.0." in key for key in backbone)
-    deep = any(key.startswith("features.layer3.2.") for key in backbone)
-    name = ("r2plus1d_34" if deep else "r2plus1d_18") if split else "r3d_18"
+    name, matches = _nearest(backbone)
+    size = len(torch_shapes(tsp.ModelConfig(name)))
+    if 2 * matches < size:
+        raise ValueError(
+            f"{where}: expected one of {', '.join(backbones.BACKBONES)}; found another network. The nearest is {name}, with "
+            f"{matches} of its {size} arrays; found {summarise(shapes)}"
+        )
 
     heads = tuple(head for head in _HEADS if any(key.startswith(f"{head}.") for key in shapes))
     if heads not in _HEAD_LAYOUTS:
-        raise ValueError(f"{where}: expected no head, fc alone, or fc1 and fc2; found {' and '.join(heads)}")
+        raise ValueError(
+            f"{where}: expected no head, fc alone, or fc1 and fc2 (leave out or rename the "
+            f"others where the file was made); found {' and '.join(heads)}"
+        )
     # If a head's weight is missing, its bias says how many labels the message should ask for.
     rows = [shapes.get(f"{head}.weight") or shapes.get(f"{head}.bias") or (1,) for head in heads]
     label_counts = tuple(max(1, row[0]) for row in rows)
     gvf = bool(rows) and rows[-1][1:] == (2 * backbones.BACKBONES[name].width,)
     return tsp.ModelConfig(name, label_counts, gvf)
-
-
-def rename(keys: Iterable[str]) -> tuple[dict[str, str], str]:
-    """Returns the released name of each key that is kept, and a note on the changes, empty if there are none.
-
-    DistributedDataParallel's prefix `module.` is removed. A bare backbone, as torchvision and ig65m publish them, gets the
-    prefix `features.`, and its head, which classifies Kinetics, is left out.
-    """
-    names, notes = {key: key for key in keys}, []
-    if names and all(key.startswith("module.") for key in names):
-        names = {key: key.removeprefix("module.") for key in names}
-        notes.append("the prefix module. was removed from all keys")
-    bare = any(name.startswith(("stem.", "layer1.")) for name in names.values())
-    if bare and not any(name.startswith("features.") for name in names.values()):
-        dropped = [name for name in names.values() if name.startswith("fc.")]
-        names = {key: f"features.{name}" for key, name in names.items() if name not in dropped}
-        notes.append("a bare backbone: the prefix features. was added")
-        notes += [f"dropped {' and '.join(dropped)} of its Kinetics head"] if dropped else []
-    return names, "; ".join(notes)
 
 
 def torch_shapes(config: tsp.ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -123,6 +113,26 @@ def summarise(names: Iterable[object]) -> str:
     names = list(names)
     shown = ", ".join(f"{name!r:.80}" for name in names[:6])
     return f"{len(names)} keys: {shown}{', …' if len(names) > 6 else ''}" if names else "no keys"
+
+
+def _nearest(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """Returns the backbone that shares the most keys with their shapes, and their number."""
+
+    def matches(name: str) -> int:
+        return sum(shapes.get(key) == shape for key, shape in torch_shapes(tsp.ModelConfig(name)).items())
+
+    # The shapes of all backbones take seconds, so the likely one is compared first. A (2+1)D network has a pair of convolutions
+    # for each 3-D one, also in the stem.
+    split = any(key.startswith("features.stem.3.") or ".conv1.0.0." in key for key in shapes)
+    if split:
+        likely = "r2plus1d_34" if any(key.startswith("features.layer3.2.") for key in shapes) else "r2plus1d_18"
+    else:
+        likely = "r3d_18" if any(key.startswith("features.layer1.1.") for key in shapes) else "r3d_tiny"
+    if matches(likely) == len(shapes):
+        return likely, len(shapes)
+    found = {name: matches(name) for name in backbones.BACKBONES}
+    name = max(found, key=lambda name: found[name])
+    return name, found[name]
 
 
 def _position(key: str) -> list[int]:

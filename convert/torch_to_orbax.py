@@ -1,26 +1,23 @@
-"""Converts a PyTorch checkpoint of TSP, of torchvision or of ig65m into a checkpoint folder of this project."""
+"""Converts a PyTorch or safetensors checkpoint of TSP, of torchvision or of ig65m into a checkpoint folder of this project."""
 
 import argparse
 import contextlib
 import hashlib
-import logging
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 
-from convert import pickle_check, torch_names
+from convert import other_files, pickle_check, safetensors_file, torch_names, wrappers
 from tsp_jax import checkpoints
 from tsp_jax.models import backbones
-from tsp_jax.system import cli, errors
+from tsp_jax.system import cli, errors, startup
 
-FILE_SUFFIXES = (".pth", ".pt", ".tar")
-
-_log = logging.getLogger(__name__)
+FILE_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
 
 
 def read_any(spec: str) -> checkpoints.Checkpoint:
@@ -42,15 +39,18 @@ def read_any(spec: str) -> checkpoints.Checkpoint:
         model = released.find(spec)
     except ValueError as error:
         found = "a folder" if path.is_dir() else "no file"
-        raise ValueError(f"expected a .pth file or a released name; {spec} is {found} here, and {error}") from error
+        raise ValueError(
+            f"expected a .pth or .safetensors file or a released name; {spec} is {found} here, and {error}"
+        ) from error
     return read_pth(released.fetch(model), source=model.name)
 
 
 def read_pth(path: str | pathlib.Path, source: str = "") -> checkpoints.Checkpoint:
-    """Returns the checkpoint in a PyTorch file of either format, without running any code from it.
+    """Returns the checkpoint in a PyTorch file of either format or in a safetensors file, without running any code from it.
 
-    Reads the original's training checkpoints (dicts with `model` and more), bare state dicts, and bare backbones with
-    or without their Kinetics head; see `torch_names.rename`. The origin's note says what was changed.
+    Reads the original's training checkpoints (dicts with `model` and more), bare state dicts, bare backbones with or without
+    their Kinetics head, and any of these within other wrappers and in other precisions; see `wrappers`. One line for each
+    change goes to stderr, and the origin's note has them all.
 
     Args:
       path: the file's path.
@@ -59,27 +59,36 @@ def read_pth(path: str | pathlib.Path, source: str = "") -> checkpoints.Checkpoi
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is not a checkpoint, is damaged, asks for code to be run, or does not fit a known model.
-      ModuleNotFoundError: PyTorch is not installed.
+      ModuleNotFoundError: the file is one of PyTorch, which is not installed.
     """
     path = pathlib.Path(path)
+    where = str(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected a PyTorch checkpoint")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} is {kind}; expected a PyTorch checkpoint file")
     with path.open("rb") as file:
-        pickle_check.check(file, str(path))
-        torch = import_torch()
-        content = _load(torch, file, str(path))
+        if safetensors_file.starts_like_one(file.read(9)):
+            found, notes = wrappers.state_dict(safetensors_file.read(file, where), lambda value: True, where)
+        else:
+            found, notes = _read_torch(file, where)
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    tensors = _state_dict(torch, content, str(path))
-    names, note = torch_names.rename(tensors)
-    if note:
-        _log.info("%s: %s", path, note)
-    arrays = {name: _to_numpy(torch, tensors[key]) for key, name in names.items()}
-    config, variables = torch_names.from_state_dict(arrays, str(path))
-    return checkpoints.make(config, variables, checkpoints.Origin(source or path.name, sha256, note))
+    shapes = {key: tuple(array.shape) for key, array in found.items()}
+    network = other_files.network(shapes)
+    if network is not None:
+        raise ValueError(
+            f"{where}: expected the weights of one of {', '.join(backbones.BACKBONES)}; found {network}: "
+            f"{torch_names.summarise(shapes)}"
+        )
+    names, renamed = wrappers.rename(shapes, where)
+    arrays, converted = wrappers.normalise({name: found[key] for key, name in names.items()})
+    config, variables = torch_names.from_state_dict(arrays, where)
+    notes = [*notes, *renamed, *converted]
+    for note in notes:
+        print(f"note: {path}: {note}", file=sys.stderr)
+    return checkpoints.make(config, variables, checkpoints.Origin(source or path.name, sha256, "; ".join(notes)))
 
 
 def import_torch() -> types.ModuleType:
@@ -135,7 +144,7 @@ def failing_with_status_1() -> Iterator[None]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m convert.torch_to_orbax",
-        description="Convert a PyTorch checkpoint into a checkpoint folder. No code from the file is run.",
+        description="Convert a PyTorch or safetensors checkpoint into a checkpoint folder. No code from the file is run.",
         epilog="example:\n  python -m convert.torch_to_orbax --checkpoint r2plus1d_34-tsp_on_activitynet --output tsp_34",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -143,7 +152,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint",
         required=True,
         metavar="FILE|NAME",
-        help="a .pth file, or a released name (python -m convert.released --list shows them)",
+        help="a .pth or .safetensors file, or a released name (python -m convert.released --list shows them)",
     )
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="DIR", help="the folder to write")
     parser.add_argument("--backbone", choices=backbones.BACKBONES, help="fail if the checkpoint has another backbone")
@@ -154,6 +163,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @failing_with_status_1()
 def _work(options: argparse.Namespace) -> None:
     """Converts the file and writes the folder."""
+    startup.use_no_device()
     checkpoints.check_output(options.output, options.overwrite)  # before the work
     checkpoint = read_any(options.checkpoint)
     if options.backbone and options.backbone != checkpoint.config.backbone:
@@ -163,6 +173,21 @@ def _work(options: argparse.Namespace) -> None:
         )
     checkpoints.save(options.output, checkpoint, overwrite=options.overwrite)
     print(f"{describe(checkpoint)}\nwritten to {options.output}")
+
+
+def _read_torch(file: BinaryIO, where: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the arrays of the network in a PyTorch file by their key, and notes on where they were.
+
+    Raises:
+      ValueError: the file may not be loaded, or holds no state dict.
+      ModuleNotFoundError: PyTorch is not installed.
+    """
+    file.seek(0)
+    pickle_check.check(file, where)
+    torch = import_torch()
+    content = _load(torch, file, where)
+    tensors, notes = wrappers.state_dict(content, lambda value: isinstance(value, torch.Tensor), where)
+    return {key: _to_numpy(torch, tensor) for key, tensor in tensors.items()}, notes
 
 
 def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
@@ -180,20 +205,6 @@ def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
         cause = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
         reason = f"{type(error).__name__}: {cause}"
         raise ValueError(f"{where}: PyTorch cannot load it ({reason:.200}); save it again where it was made") from error
-
-
-def _state_dict(torch: types.ModuleType, content: Any, where: str) -> Mapping[str, Any]:
-    """Returns the tensors by name from the content of a file; raises ValueError if it is no checkpoint."""
-    expected = "expected a dict with the state dict under 'model', or a state dict itself"
-    if not isinstance(content, dict):
-        raise ValueError(f"{where}: {expected}; found {type(content).__name__}")
-    state = dict.get(content, "model", content)
-    if not isinstance(state, dict):
-        raise ValueError(f"{where}: {expected}; found {type(state).__name__} under 'model'")
-    state = dict(dict.items(state))  # dict's own methods, since a file may hide those of an OrderedDict
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
-        raise ValueError(f"{where}: {expected}; found {torch_names.summarise(state)}")
-    return state
 
 
 def _to_numpy(torch: types.ModuleType, tensor: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from convert import orbax_to_torch, released, torch_names, torch_to_orbax
+from convert import orbax_to_torch, released, torch_names, torch_to_orbax, wrappers
 from tsp_jax import checkpoints
 from tsp_jax.models import functional, tsp
 from tsp_jax.system import trees
@@ -238,11 +238,12 @@ def test_variables_of_another_model_or_type_are_not_written() -> None:
 
 
 def test_prefix_of_distributed_training_is_removed_when_all_keys_have_it() -> None:
-    names, note = torch_names.rename(["module.features.stem.0.weight", "module.fc.bias"])
-    assert names == {"module.features.stem.0.weight": "features.stem.0.weight", "module.fc.bias": "fc.bias"}
-    assert "module." in note
-    keys = ["features.stem.0.weight", "module.fc.bias"]
-    assert torch_names.rename(keys) == ({key: key for key in keys}, "")
+    shapes = {"module.features.stem.0.weight": (64, 3, 3, 7, 7), "module.fc.bias": (2,)}
+    names, notes = wrappers.rename(shapes)
+    assert names == {key: key.removeprefix("module.") for key in shapes}
+    assert notes == ["the prefix module. was removed from all keys"]
+    shapes = {"features.stem.0.weight": (64, 3, 3, 7, 7), "module.fc.bias": (2,)}
+    assert wrappers.rename(shapes) == ({key: key for key in shapes}, [])
 
 
 # Files
@@ -324,19 +325,14 @@ def test_kinetics_weights_lose_their_head_and_say_so(
     assert checkpoint.weights_sha256 == checkpoints.weights_sha256(variables)
 
 
-def test_half_precision_and_nan_in_a_file_are_refused_by_name(tmp_path: pathlib.Path) -> None:
+def test_nan_in_a_file_is_refused_by_name(tmp_path: pathlib.Path) -> None:
     state = random_state(TSP)
-    state["fc1.weight"] = state["fc1.weight"].to(torch.bfloat16)
     state["fc2.weight"] = state["fc2.weight"].to(torch.float16)
-    state["fc2.bias"] = torch.tensor([0, torch.nan])
+    state["fc2.bias"] = torch.tensor([0, torch.nan], dtype=torch.float16)
     path = torch_files.torch_save({"model": state}, tmp_path / "half.pth", "zip")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: 3 arrays")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{path}: 1 arrays")) as caught:
         torch_to_orbax.read_pth(path)
-    assert sorted(line.strip() for line in str(caught.value).splitlines()[1:]) == [
-        "fc1.weight: expected float32, found bfloat16",
-        "fc2.bias: 1 of 2 values are not finite",
-        "fc2.weight: expected float32, found float16",
-    ]
+    assert str(caught.value).splitlines()[1:] == ["  fc2.bias: 1 of 2 values are not finite"]
 
 
 @pytest.fixture(scope="module")
@@ -448,7 +444,7 @@ def test_command_reports_a_bad_file_in_one_message(tmp_path: pathlib.Path) -> No
     done = run("-m", "convert.torch_to_orbax", "--checkpoint", str(path), "--output", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
-        r"error: .*expected a PyTorch checkpoint, found 43 bytes that start with b'version https://'.*\n", done.stderr
+        r"error: .*expected a PyTorch checkpoint, found 43 bytes that start with b'version https://'.*Git LFS.*\n", done.stderr
     )
 
 

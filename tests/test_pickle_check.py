@@ -128,7 +128,7 @@ def test_headers_and_lists_of_an_older_file_must_agree_with_its_pickle(tmp_path:
 def test_pickle_that_would_fill_memory_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "memo.pth"
     path.write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")  # one object, kept under the number 2^31 - 1
-    with pytest.raises(ValueError, match="numbers its objects as PyTorch never does"):
+    with pytest.raises(ValueError, match="numbers its objects as no program does"):
         torch_to_orbax.read_pth(path)
     path.write_bytes(b"\x80\x02X\xff\xff\xff\xffabc.")  # a string of 4 GB
     with pytest.raises(ValueError, match="expected a PyTorch checkpoint, found 11 bytes"):
@@ -161,7 +161,9 @@ def test_pickle_of_a_structure_that_takes_forever_to_hash_is_refused(tmp_path: p
                 start = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})]
                 (tmp_path / "a.pth").write_bytes(b"".join([*start, content, pickle.dumps([], 2)]))
             began = time.monotonic()
-            with pytest.raises(ValueError, match=r"a\.pth: .*as PyTorch never|few whole numbers|storage's description"):
+            with pytest.raises(
+                ValueError, match=r"a\.pth: .*(no program does|PyTorch never)|few whole numbers|storage's description"
+            ):
                 torch_to_orbax.read_pth(tmp_path / "a.pth")
             assert time.monotonic() - began < 20, name
 

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import json
 import pathlib
 import pickle
 import zipfile
@@ -74,3 +75,35 @@ def write_claims(path: pathlib.Path, content: Any, file_format: str, values: byt
     parts += [stream.getvalue(), pickle.dumps(["0"], 2)]
     numel = len(values) // 4 if header is None else header
     path.write_bytes(b"".join(parts) + numel.to_bytes(8, "little") + values)
+
+
+SAFETENSORS_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+}
+
+
+def safetensors_bytes(header: Any, data: bytes, length: int | None = None) -> bytes:
+    """A safetensors file with a header that may say anything; text and bytes are written as they are."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file as its own library writes it: arrays one after the other, and a header padded by blanks."""
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
+    data = b""
+    for key, tensor in tensors.items():
+        values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        header[key] = {
+            "dtype": SAFETENSORS_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
+        data += values
+    text = json.dumps(header).encode()
+    return safetensors_bytes(text + b" " * (-len(text) % 8), data)

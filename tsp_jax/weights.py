@@ -6,15 +6,25 @@ from tsp_jax import checkpoints
 
 
 def open_any(spec: str | Path) -> checkpoints.Checkpoint:
-    """Returns the checkpoint in a folder, the best one in a run's workdir, the one in a .pth file, or a released one by name.
+    """Returns the checkpoint that a user names.
+
+    Args:
+      spec: a checkpoint folder, a run's workdir (its best checkpoint), a PyTorch or safetensors file, or a released name.
 
     Raises:
       OSError, ValueError, RuntimeError, ImportError: the checkpoint is missing or unusable. The message says what to do.
     """
     path = Path(spec)
-    if path.is_dir():
-        best = path / "best"
-        return checkpoints.load(best if checkpoints.is_checkpoint(best) and not checkpoints.is_checkpoint(path) else path)
-    from convert import torch_to_orbax  # only .pth files need PyTorch
+    for folder in (path, path / "best"):
+        if checkpoints.is_checkpoint(folder):
+            return checkpoints.load(folder)
+    from convert import torch_to_orbax  # late: most runs need no converter
 
-    return torch_to_orbax.read_any(str(spec))
+    if not path.is_dir():
+        return torch_to_orbax.read_any(str(spec))
+    files = sorted(file.name for file in path.iterdir() if file.suffix in torch_to_orbax.FILE_SUFFIXES)
+    if files:
+        raise FileNotFoundError(
+            f"{path} is a folder without a checkpoint of tsp_jax, but with {', '.join(files[:6])}; name the file of the weights"
+        )
+    return checkpoints.load(path)  # raises an error that says what is expected

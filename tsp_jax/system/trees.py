@@ -9,13 +9,16 @@ import jax
 import numpy as np
 
 
-def check_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str) -> None:
+def check_keys(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str, *, model: str = "the model"
+) -> None:
     """Checks that both mappings have the same keys with the same shapes.
 
     Args:
       expected: the shape of each array that the model has.
       found: the shape of each array that was read.
       where: the origin of the arrays, which begins the message.
+      model: the name of the model in the message.
 
     Raises:
       ValueError: the keys or shapes differ; one message names every missing, unexpected and misshapen key.
@@ -28,7 +31,7 @@ def check_keys(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
         if expected[key] != found[key]
     ]
     if lines:
-        raise ValueError(f"{where}: {len(lines)} keys do not fit the model\n  " + "\n  ".join(sorted(lines)))
+        raise ValueError(f"{where}: {len(lines)} keys do not fit {model}\n  " + "\n  ".join(sorted(lines)))
 
 
 def shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
