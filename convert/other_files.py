@@ -72,7 +72,7 @@ def by_start(start: bytes) -> str | None:
         return "a video; a checkpoint is needed here"
     if start[4:8] == b"TFL3" or start[:3] == b"\x08\x01\x12":
         return _TENSORFLOW
-    if start[:1] == b"\x08" and 3 <= start[1] <= 31 and start[2:3] in (b"\x12", b":"):
+    if re.match(rb"\x08[\x03-\x1f][\x12:]", start):
         return _ONNX
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it"

@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import pickletools
 import random
 import resource
@@ -245,6 +246,38 @@ def use_pth(folder: Path) -> object:
     from convert import torch_to_orbax
 
     return torch_to_orbax.read_pth(folder / "m.pth")
+
+
+def safetensors_seeds(folder: Path) -> list[Seed]:
+    arrays = {
+        "model.features.stem.0.weight": ("F32", (3, 2)),
+        "criterion.weight": ("F64", (0,)),
+        "x": ("I64", ()),
+        "y": ("F16", (5,)),
+    }
+    sizes = {"F64": 8, "F32": 4, "I64": 8, "F16": 2}
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for number, (name, (dtype, shape)) in enumerate(arrays.items()):
+        values = bytes([number]) * (math.prod(shape) * sizes[dtype])
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    parts = {"header": json.dumps(header).encode(), "data": data}
+
+    def pack(parts: Parts) -> Parts:
+        return {"m.safetensors": len(parts["header"]).to_bytes(8, "little") + parts["header"] + parts["data"]}
+
+    return [Seed(parts, pack, is_text=True), Seed(pack(parts))]
+
+
+def use_safetensors(folder: Path) -> object:
+    from convert import safetensors_file, wrappers
+
+    path = folder / "m.safetensors"
+    with path.open("rb") as file:
+        arrays = safetensors_file.read(file, str(path))
+    assert sum(array.nbytes for array in arrays.values()) < path.stat().st_size
+    names, _ = wrappers.rename({name: array.shape for name, array in arrays.items()}, str(path))
+    return wrappers.normalise({name: arrays[key] for key, name in names.items()})
 
 
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -485,6 +518,7 @@ def use_checkpoint(folder: Path) -> object:
 
 KINDS: dict[str, Kind] = {
     "pth": Kind(pth_seeds, use_pth, (ValueError,)),
+    "safetensors": Kind(safetensors_seeds, use_safetensors, (ValueError,)),
     "video": Kind(video_seeds, use_video, (scanning.VideoError,), names_file=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),

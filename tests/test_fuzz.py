@@ -17,7 +17,17 @@ import fuzzing
 
 ROOT = Path(__file__).parents[1]
 COUNT = int(os.environ.get("FUZZ", "0"))  # inputs of each kind, for the long run
-SHORT = {"pth": 20, "video": 40, "csv": 100, "json": 100, "hdf5": 40, "records": 12, "frames": 100, "checkpoint": 6}
+SHORT = {
+    "pth": 20,
+    "safetensors": 100,
+    "video": 40,
+    "csv": 100,
+    "json": 100,
+    "hdf5": 40,
+    "records": 12,
+    "frames": 100,
+    "checkpoint": 6,
+}
 
 
 def results(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:

@@ -291,6 +291,7 @@ FILES: dict[str, tuple[bytes | Callable[[pathlib.Path], None], str]] = {
     "ONNX": (b"\x08\x07\x12\x07pytorch\x1a\x051.9.0:", "an ONNX program"),
     "TensorFlow": (b"\x08\x01\x12\xa0\x1f\n", "a program of TensorFlow"),
     "video": (b"\x00\x00\x00\x20ftypisom", "a video; a checkpoint is needed here"),
+    "one byte of ONNX": (b"\x08", "found 1 bytes .*another kind of file or damaged"),
     "zeros": (bytes(10_000), "found 10,000 bytes .*another kind of file or damaged"),
     "TorchScript": (
         zip_of("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py"),
