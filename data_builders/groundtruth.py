@@ -5,11 +5,10 @@ import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import get_args
 
 from data_builders import annotation_formats, annotations, row_checks
-from tsp_jax import groundtruth, video_list, video_names
+from tsp_jax import groundtruth, video_names
 from tsp_jax.system import cli, errors, tables
 
 _MAX_NEAR_MISSES = 10  # each costs up to a second with ten thousand files
@@ -36,8 +35,7 @@ def _work(options: argparse.Namespace) -> int:
     videos = groundtruth.read_metadata(options.metadata)
     matched, missing = match(annotated.actions, videos)
     if options.names is None:
-        named = [video_list.Video(video_names.feature_name(video.filename), Path(video.filename)) for video, _ in matched]
-        video_list.refuse_shared_names([video.filename for video, _ in matched], named)
+        video_names.check_distinct(video.filename for video, _ in matched)
     rows = ground_truth(matched, rule, min_background_sec, options.names or video_names.DEFAULT)
     shown = _with_near_misses(missing, videos)
     if not rows:

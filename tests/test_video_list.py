@@ -11,6 +11,7 @@ import pytest
 from tsp_jax import video_list
 
 HEADER = "filename,video-duration,fps,video-frames\n"
+APART = "another rule of --names may keep them apart"
 
 
 def touch(folder: Path, *files: str) -> Path:
@@ -103,7 +104,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
 
 
 def test_no_videos_is_an_error(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"no video in this folder; looked for 3gp, avi, .*wmv"):
+    with pytest.raises(FileNotFoundError, match=r"no video in this folder; looked for 3g2, 3gp, .*wmv. 1 file .*a.txt"):
         video_list.list_videos(touch(tmp_path, "a.txt"))
     with pytest.raises(FileNotFoundError, match=r"--videos .*absent: no such file or folder"):
         video_list.list_videos(tmp_path / "absent")
@@ -117,7 +118,7 @@ def test_two_files_of_one_name_both_get_a_fault_that_names_both(tmp_path: Path):
     *shared, other = video_list.list_videos(tmp_path)
     assert (other.name, other.fault) == ("other", "")
     expected = ", ".join(str(tmp_path / file) for file in ["a/same.mp4", "b/same.mkv", "c/same.part2.mp4"])
-    assert [item.fault for item in shared] == [f"3 videos share the name 'same': {expected}"] * 3
+    assert [item.fault for item in shared] == [f"3 videos share the name 'same': {expected}; {APART}"] * 3
 
 
 def test_many_files_of_one_name_are_told_in_short(tmp_path: Path):
@@ -254,7 +255,8 @@ def test_a_relative_root_is_a_root(root: str, tmp_path: Path, monkeypatch: pytes
 def test_two_rows_of_one_name_both_get_a_fault(tmp_path: Path):
     root = tmp_path / "root"
     videos = listed(tmp_path, "a/same.mp4,1,30,7\nother.mp4,1,30,7\nb/same.mp4,1,30,7\n")
-    assert videos[0].fault == videos[2].fault == f"2 videos share the name 'same': {root}/a/same.mp4, {root}/b/same.mp4"
+    expected = f"2 videos share the name 'same': {root}/a/same.mp4, {root}/b/same.mp4; {APART}"
+    assert videos[0].fault == videos[2].fault == expected
     assert videos[1].fault == ""
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class Video:
       num_frames: number of frames according to the metadata; None if the file itself decides.
       fault: the reason why the video can't be used; empty if none is known.
       parts_sec: the parts from start to end, in seconds, whose clips alone are wanted; None if all of the video is.
+      filename: the file relative to the folder of videos, with `/` between folders; empty if there is no such folder.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Video:
     num_frames: int | None = None
     fault: str = ""
     parts_sec: tuple[tuple[float, float], ...] | None = None
+    filename: str = dataclasses.field(default="", compare=False)
 
 
 def list_videos(
@@ -63,17 +65,12 @@ def list_videos(
         found = video_files.find(videos)
         for line in found.notes:
             note(line)
-        root, listed = found.root, [Video("", path, fault=video_files.picture_fault(path)) for path in found.paths]
-        filenames = [found.filename(path) for path in found.paths]
+        listed = [Video("", path, fault=video_files.picture_fault(path), filename=found.filename(path)) for path in found.paths]
     else:
-        root = _metadata_root(videos)
-        filenames, listed = _read_metadata(Path(metadata_csv), root)
-    named = [
-        dataclasses.replace(item, name=video_names.feature_name(filename, rule))
-        for filename, item in zip(filenames, listed, strict=True)
-    ]
+        listed = _read_metadata(Path(metadata_csv), _metadata_root(videos))
+    named = [dataclasses.replace(item, name=video_names.feature_name(item.filename, rule)) for item in listed]
     if names is None:
-        refuse_shared_names(filenames, named)
+        video_names.check_distinct(item.filename for item in named if item.name and not item.fault)
     return _with_name_faults(named)
 
 
@@ -88,25 +85,6 @@ def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
         raise ValueError(f"--shard_id is from 0 to --num_shards - 1; got {shard_id} of {num_shards}")
     bounds = np.linspace(0, len(videos), num_shards + 1).astype(int)
     return videos[bounds[shard_id] : bounds[shard_id + 1]]
-
-
-def refuse_shared_names(filenames: Sequence[str], videos: Sequence[Video]) -> None:
-    """Checks that no two videos have the same name.
-
-    Raises:
-      ValueError: two have; the message names both, and the flag that keeps them apart.
-    """
-    first: dict[str, tuple[str, Video]] = {}
-    for filename, item in zip(filenames, videos, strict=True):
-        if item.fault or not item.name:
-            continue
-        other, earlier = first.setdefault(item.name, (filename, item))
-        if earlier.path != item.path:
-            used = [name for name, video in zip(filenames, videos, strict=True) if not video.fault]
-            raise ValueError(
-                f"--names: {earlier.path} and {item.path} would both be named {item.name!r}, the file's name up to its first "
-                f"dot; {_remedy(used, other, filename)}"
-            )
 
 
 def video_name(path: Path) -> str:
@@ -136,15 +114,15 @@ def _metadata_root(videos: str | Path | Sequence[str | Path]) -> Path:
     return root
 
 
-def _read_metadata(path: Path, root: Path) -> tuple[list[str], list[Video]]:
-    """Returns the file names and the videos of a metadata CSV, as yet without names."""
+def _read_metadata(path: Path, root: Path) -> list[Video]:
+    """Returns the videos of a metadata CSV, as yet without names."""
     if not path.is_file():
         raise FileNotFoundError(f"--metadata_csv {path}: no such file")
     rows = tables.read_table(path, METADATA_COLUMNS, numbers=METADATA_COLUMNS[1:])
     if not rows:
         raise ValueError(f"{path}: lists no video")
     videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in rows]
-    return [video_files.relative(item.path, root) for item in videos], videos
+    return [dataclasses.replace(item, filename=video_files.relative(item.path, root)) for item in videos]
 
 
 def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
@@ -175,15 +153,6 @@ def _number(row: tables.TableRow, column: str) -> float:
 # ------------------------------------------------------------------------------------------------------------------ names
 
 
-def _remedy(filenames: Iterable[str], first: str, second: str) -> str:
-    distinct = set(filenames)
-    for rule in video_names.RULES:
-        if len({video_names.feature_name(filename, rule) for filename in distinct}) == len(distinct):
-            ours = [video_names.feature_name(filename, rule) for filename in (first, second)]
-            return f"pass --names {rule}, which names them {ours[0]!r} and {ours[1]!r}"
-    return "no rule of --names keeps all videos apart, so rename one of each pair, or pass --names to leave such pairs out"
-
-
 def _with_name_faults(videos: list[Video]) -> list[Video]:
     paths = defaultdict(list)
     for item in videos:
@@ -201,7 +170,9 @@ def _name_fault(name: str, paths: list[Path]) -> str:
     distinct = list(dict.fromkeys(map(str, paths)))
     if len(distinct) > 1:
         shown = distinct if len(distinct) <= _MAX_PATHS_SHOWN else [*distinct[:_MAX_PATHS_SHOWN], "…"]
-        return f"{len(distinct)} videos share the name {name!r}: {', '.join(shown)}; --names tells them apart"
+        return (
+            f"{len(distinct)} videos share the name {name!r}: {', '.join(shown)}; another rule of --names may keep them apart"
+        )
     if len(paths) > 1:
         return f"listed {len(paths)} times; a video has one row"
     return ""

@@ -45,6 +45,29 @@ def feature_name(filename: str | PurePath, rule: Rule = DEFAULT) -> str:
     return name.partition(".")[0] if rule == "first_dot" else without_extension(name)
 
 
+def check_distinct(filenames: Iterable[str]) -> None:
+    """Checks that the rule `first_dot` gives each video a name of its own.
+
+    Args:
+      filenames: the videos' files, relative to the folder of videos.
+
+    Raises:
+      ValueError: two videos would have one name; the message says which, and what keeps them apart.
+    """
+    distinct = list(dict.fromkeys(filenames))
+    first: dict[str, str] = {}
+    for filename in distinct:
+        name = feature_name(filename)
+        if (other := first.setdefault(name, filename)) == filename:
+            continue
+        rules: list[Rule] = [rule for rule in RULES if len({feature_name(item, rule) for item in distinct}) == len(distinct)]
+        remedy = "no rule of --names keeps all videos apart; rename one of each pair, or pass --names to leave such videos out"
+        if rules:
+            named = [feature_name(item, rules[0]) for item in (other, filename)]
+            remedy = f"pass --names {rules[0]}, which names them {named[0]!r} and {named[1]!r}"
+        raise ValueError(f"{other} and {filename} would both be named {name!r}, the file's name up to its first dot; {remedy}")
+
+
 def without_extension(filename: str) -> str:
     """Returns a file's name without its last ending if that is one of `EXTENSIONS` in any case, else the whole name.
 

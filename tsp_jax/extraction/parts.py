@@ -68,8 +68,8 @@ def confine(
 
 
 def _within_segments(videos: Sequence[video_list.Video], path: Path, note: Callable[[str], object]) -> list[video_list.Video]:
-    by_path = {item.path.as_posix(): item for item in videos}
-    known, faulty = video_names.Filenames(by_path), []
+    by_filename = {item.filename or item.path.as_posix(): item for item in videos}
+    known, faulty = video_names.Filenames(by_filename), []
     parts: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for filename, segments in _read_segments(path).items():
         found = known.find(filename)
@@ -81,10 +81,12 @@ def _within_segments(videos: Sequence[video_list.Video], path: Path, note: Calla
         )
         faulty.append(video_list.Video(video_names.feature_name(filename), Path(filename), fault=fault))
     kept = [
-        dataclasses.replace(item, parts_sec=tuple(sorted(set(parts[name])))) for name, item in by_path.items() if name in parts
+        dataclasses.replace(item, parts_sec=tuple(sorted(set(parts[name]))))
+        for name, item in by_filename.items()
+        if name in parts
     ]
-    if len(kept) < len(by_path):
-        note(f"{len(by_path) - len(kept)} of {len(by_path)} videos have no segment in {path} and are passed over")
+    if len(kept) < len(by_filename):
+        note(f"{len(by_filename) - len(kept)} of {len(by_filename)} videos have no segment in {path} and are passed over")
     return kept + faulty
 
 
