@@ -7,7 +7,7 @@ warm-up and cosine, clipping, no weight decay on biases, an average of the weigh
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from tsp_jax.training import classification, optim, run_log, task, train_step
 class Convolution:
     """The model's configuration."""
 
+    kind: ClassVar[str] = "waves"
     width: int = 8
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -44,7 +45,7 @@ class Net(nnx.Module):
         return x.sum(axis=1) / mask.sum(axis=1)
 
 
-checkpoints.KINDS["waves"] = checkpoints.Kind(Convolution, lambda found: Convolution(**found))
+KINDS = {Convolution.kind: lambda found: Convolution(**found)}
 
 
 @dataclasses.dataclass(frozen=True)

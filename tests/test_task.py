@@ -41,7 +41,11 @@ def left_behind(workdir: Path) -> tuple[dict[str, bytes], bytes, bytes]:
     state, _ = keeper.restore(like)
     keeper.close()
     arrays = {key: np.asarray(leaf).tobytes() for key, leaf in trees.leaves(state).items()}
-    return arrays, (workdir / "metrics.jsonl").read_bytes(), checkpoints.load(workdir / "last").weights_sha256.encode()
+    return (
+        arrays,
+        (workdir / "metrics.jsonl").read_bytes(),
+        checkpoints.load(workdir / "last", second_task.KINDS).weights_sha256.encode(),
+    )
 
 
 @pytest.mark.slow
@@ -63,8 +67,10 @@ def test_second_task_trains_goes_on_after_a_kill_to_the_same_bits_and_is_exporte
     assert second_task.main(flags(tmp_path, "killed")) == 0
     assert left_behind(tmp_path / "killed") == left_behind(tmp_path / "whole")
 
-    exported = checkpoints.load(tmp_path / "whole" / "best")
+    exported = checkpoints.load(tmp_path / "whole" / "best", second_task.KINDS)
     assert exported.kind == "waves" and exported.config == second_task.Convolution()
+    with pytest.raises(ValueError, match="a model of the kind 'waves', expected tsp"):
+        checkpoints.load(tmp_path / "whole" / "best")
 
 
 def test_page_of_an_unknown_task_is_refused(tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints on disk through Orbax: the variables of a model, next to JSON metadata that say what they are.
 
-A checkpoint has a kind, which decides how its configuration is read and written; `KINDS` lists them all.
+A checkpoint says of which kind its model is. Its reader names the kinds that it takes, with a function for each that makes the
+configuration again. So this module need not know of detectors.
 """
 
 import dataclasses
@@ -21,24 +22,15 @@ from tsp_jax.system import errors, trees
 FORMAT_VERSION = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of model that checkpoints hold.
-
-    Attributes:
-      config: the class of the model's configuration, a frozen dataclass.
-      from_json: a function that makes the configuration from the JSON object that `dataclasses.asdict` made of it.
-    """
-
-    config: type
-    from_json: Callable[[Mapping[str, Any]], functional.ModelConfig]
+# A function that makes a configuration from the JSON object that `dataclasses.asdict` made of it.
+FromJson = Callable[[Mapping[str, Any]], functional.ModelConfig]
 
 
 def _read_tsp(model: Mapping[str, Any]) -> tsp.ModelConfig:
     return tsp.ModelConfig(model["backbone"], tuple(model["label_counts"]), model["gvf"])
 
 
-KINDS: dict[str, Kind] = {"tsp": Kind(tsp.ModelConfig, _read_tsp)}
+ENCODERS: dict[str, FromJson] = {tsp.ModelConfig.kind: _read_tsp}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +53,8 @@ class Checkpoint:
     """A model in memory.
 
     Attributes:
-      config: the model's configuration, of the class that one of `KINDS` has. It is typed as `Any`, since each caller knows
-        which kind it reads.
+      config: the model's configuration, a `functional.ModelConfig`. It is typed as `Any`, since each caller knows which kind
+        it reads.
       variables: the model's variables, nested dicts of float32 arrays.
       origin: the origin of the variables.
       weights_sha256: the hash of the variables, by `weights_sha256`.
@@ -75,20 +67,8 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """The key of `KINDS`."""
-        return kind_of(self.config)
-
-
-def kind_of(config: functional.ModelConfig) -> str:
-    """Returns the kind of checkpoint, a key of `KINDS`, that holds models of this configuration.
-
-    Raises:
-      ValueError: no kind has the configuration's class.
-    """
-    for name, kind in KINDS.items():
-        if type(config) is kind.config:
-            return name
-    raise ValueError(f"a checkpoint holds a model of the kinds {', '.join(KINDS)}; got a {type(config).__name__}")
+        """The kind of the model."""
+        return self.config.kind
 
 
 def make(config: functional.ModelConfig, variables: functional.Variables, origin: Origin) -> Checkpoint:
@@ -143,12 +123,16 @@ def check_output(path: str | Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} is not a checkpoint folder, and will not be overwritten; name another folder")
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, kinds: Mapping[str, FromJson] = ENCODERS) -> Checkpoint:
     """Returns the checkpoint in a folder, its variables on the first local device.
+
+    Args:
+      path: the folder.
+      kinds: the kinds of model that the caller takes.
 
     Raises:
       FileNotFoundError: the folder holds no checkpoint.
-      ValueError: the folder has another format, or its arrays are not those that its metadata describe.
+      ValueError: the folder has another format or kind, or its arrays are not those that its metadata describe.
     """
     path = Path(path).absolute()
     if not is_checkpoint(path):
@@ -156,7 +140,7 @@ def load(path: str | Path) -> Checkpoint:
             f"{path}: no checkpoint of tsp_jax (no about/metadata in it); expected a folder written by "
             "convert.torch_to_orbax, a .pth file, or a released name (python -m convert.released --list)"
         )
-    config, origin, sha256 = _read_metadata(_metadata(path))
+    config, origin, sha256 = _read_metadata(_metadata(path), kinds)
     expected = functional.shapes(config)
     with _checkpointer() as reader:
         try:
@@ -215,15 +199,15 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _read_metadata(path: Path) -> tuple[functional.ModelConfig, Origin, str]:
+def _read_metadata(path: Path, kinds: Mapping[str, FromJson]) -> tuple[functional.ModelConfig, Origin, str]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         found = about["format_version"]
         if found != FORMAT_VERSION:
             raise ValueError(f"format version {found}, this program reads {FORMAT_VERSION}")
         kind = about.get("kind", "tsp")  # version 0.1.0 wrote no kind
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r}, this program reads {', '.join(KINDS)}")
-        return KINDS[kind].from_json(about["model"]), Origin(**about["origin"]), about["weights_sha256"]
+        if kind not in kinds:
+            raise ValueError(f"a model of the kind {kind!r}, expected {', '.join(kinds)}")
+        return kinds[kind](about["model"]), Origin(**about["origin"]), about["weights_sha256"]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not the metadata of a tsp_jax checkpoint ({errors.first_line(error)})") from error

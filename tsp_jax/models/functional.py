@@ -6,7 +6,7 @@ BatchNorm.
 """
 
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,13 @@ Variables = dict[str, Any]
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """A frozen, hashable description of a model that suffices to build it."""
+    """A frozen, hashable description of a model that suffices to build it: a frozen dataclass.
+
+    Attributes:
+      kind: the name of the class of models, by which checkpoints are read again.
+    """
+
+    kind: ClassVar[str]
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the module with fresh variables, drawn from the `params` stream."""

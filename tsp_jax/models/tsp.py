@@ -1,6 +1,7 @@
 """An encoder with its classification heads: TSP (action and temporal region, with or without GVF) or one label alone."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +14,15 @@ from tsp_jax.models import backbones, functional, precision, video_resnet
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a model is made of; enough to build its shapes.
+    """The configuration of an encoder and its heads, which suffices to build it.
 
     Attributes:
       backbone: a key of `backbones.BACKBONES`.
-      label_counts: classes of each head: `(action, temporal region)` for TSP, `(action,)` for TAC, `()` for no head.
-      gvf: the last head reads the clip's features joined with the video's global feature.
+      label_counts: number of classes of each head: `(action, temporal region)` for TSP, `(action,)` for TAC, `()` for no head.
+      gvf: whether the last head reads the clip's features joined with the video's global feature.
     """
 
+    kind: ClassVar[str] = "tsp"
     backbone: str
     label_counts: tuple[int, ...] = ()
     gvf: bool = False
@@ -35,7 +37,7 @@ class ModelConfig:
 
     @property
     def spec(self) -> backbones.BackboneSpec:
-        """What is known of the backbone."""
+        """The backbone's builder, width and preprocessing."""
         return backbones.BACKBONES[self.backbone]
 
     def build(self, rngs: nnx.Rngs) -> "TSP":
@@ -49,7 +51,7 @@ class ModelConfig:
 
     @property
     def head_inputs(self) -> tuple[int, ...]:
-        """Input width of each head."""
+        """The input width of each head."""
         last = len(self.label_counts) - 1
         width = self.spec.width
         return tuple(width * (2 if self.gvf and i == last else 1) for i in range(len(self.label_counts)))
