@@ -19,7 +19,8 @@ def run(
 ) -> int:
     """Runs a command's work and returns its exit status. An error that a user can mend becomes one message, with no traceback.
 
-    A `UserError` sets the status itself. An OSError, ValueError, RuntimeError or ImportError means wrong use: status 2.
+    A `UserError` sets the status itself. An OSError, ValueError, RuntimeError or ImportError means wrong use: status 2. Ctrl-C
+    means status 130. Other errors are defects of this project and keep their traceback.
 
     Args:
       work: the command's work; it returns an exit status, or None for 0.
@@ -33,6 +34,9 @@ def run(
     except errors.InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
         return after_error(interruption.exit_status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return after_error(errors.InterruptedRunError.exit_status)
     except errors.UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return after_error(error.exit_status if error_status is None else error_status)

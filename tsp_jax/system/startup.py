@@ -82,7 +82,8 @@ def start_devices(device: str | None = None, rows: int | None = None) -> int:
         cores = cpu.split_cpu(rows)
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # an assertion fails where no GPU is visible
-        reason = re.sub(r"\.?\s*\((set JAX_PLATFORMS|you may need).*", "", str(error).strip().split("\n")[0])[:300]
+        reason = re.sub(r"^Unable to initialize backend '[^']*': |\.?\s*\((set JAX_PLATFORMS|you may need).*", "", str(error))
+        reason = reason.strip().split("\n")[0][:300]
         raise DeviceError(_explain(device, wanted, reason)) from error
     if device is not None and found != _PLATFORMS[device.partition(":")[0]]:
         raise DeviceError(_explain(device, wanted, ""))
