@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import tqdm
 
@@ -102,19 +102,20 @@ class Progress:
         """Returns the seconds since the work began; never 0."""
         return max(time.monotonic() - self._began, 1e-9)
 
-    def say(self, text: str, file: TextIO | None = None) -> None:
+    def say(self, text: str, *, on_stdout: bool = False) -> None:
         """Prints a line, above the bar if there is one.
 
         Args:
           text: the line.
-          file: the stream to print on; None for stderr.
+          on_stdout: whether to print on stdout, not on stderr.
         """
+        file = sys.stdout if on_stdout else sys.stderr
         if self._bar is not None:
-            self._bar.write(text, file=file or sys.stderr)
+            self._bar.write(text, file=file)
         else:
             if self._sparse:
                 self._last_line = time.monotonic()
-            print(text, file=file or sys.stderr, flush=True)
+            print(text, file=file, flush=True)
 
     def close(self) -> None:
         """Ends the bar, or prints the last line."""

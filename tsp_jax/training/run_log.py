@@ -7,7 +7,6 @@ was not. Speeds go only to the events and the console.
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
-        self._progress.say(text, sys.stdout)
+        self._progress.say(text, on_stdout=True)
 
     def sync(self) -> None:
         """Makes the lines reach the disk. Call it before a checkpoint is saved, so that no checkpoint is ahead of the log.
