@@ -91,9 +91,9 @@ def choose(path: Path, entries: Iterable[Entry], subset: str | None, labels: Seq
     bad = [entry for entry in others if entry.fault]
     if bad:
         notes.append(f"{len(bad)} bad entries of other subsets are passed over, such as {bad[0].where}: {bad[0].fault}")
-    without = sum(entry.subset == "" for entry in others)
+    without = {entry.video for entry in others if entry.subset == "" and not entry.fault}
     if without:
-        notes.append(f"{without} entries have no subset and are left out")
+        notes.append(f"{len(without)} videos have no subset and are left out, such as {min(without)}")
     remarks = collections.Counter(entry.remark for entry in chosen if entry.remark)
     notes += [f"{remark} ({count} times)" for remark, count in remarks.items()]
     spelling = _one_spelling([entry.action.label for entry in entries if entry.action], labels)
