@@ -243,7 +243,7 @@ def test_metadata_rows_that_cannot_be_used_are_listed(six_videos: Path, checkpoi
     listed = failures(tmp_path / "f.h5")
     assert {name: len(array) for name, array in read(tmp_path / "f.h5").items()} == {"video_0": 3, "video_3": 5}
     assert "line 3" in listed["video_1.mp4"][0] and "0.0 fps" in listed["video_1.mp4"][0]
-    assert "nan" in listed["video_2.mp4"][0]
+    assert "'NaN'" in listed["video_2.mp4"][0]
     assert "the metadata says 273 frames, the file has 73" in listed["video_3.mp4"][0]
     assert "no such file" in listed["absent.mp4"][0]
 
@@ -253,7 +253,8 @@ def test_two_videos_of_one_name_are_both_refused(checkpoint: Path, tmp_path: Pat
         (tmp_path / "videos" / folder).mkdir(parents=True)
         media.write(tmp_path / "videos" / folder / "same.mp4", frames=20)
     media.write(tmp_path / "videos" / "other.mp4", frames=20)
-    assert run(checkpoint, tmp_path / "videos", tmp_path / "f.h5", *QUICK) == 1
+    assert run(checkpoint, tmp_path / "videos", tmp_path / "f.h5", *QUICK) == 2  # before anything is extracted
+    assert run(checkpoint, tmp_path / "videos", tmp_path / "f.h5", "--names", "first_dot", *QUICK) == 1
     assert list(read(tmp_path / "f.h5")) == ["other"]
     reason, _ = failures(tmp_path / "f.h5")["same.mp4"]
     assert "a/same.mp4" in reason and "b/same.mp4" in reason

@@ -81,16 +81,15 @@ def test_unreadable_videos_are_listed_and_left_out(tmp_path: Path, capsys: pytes
     assert "error: 4 of 6 videos can't be read; repair or remove them" in printed.err
 
 
-def test_videos_that_share_a_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Features and global features are stored by this name."""
+def test_videos_whose_features_would_share_a_name_are_measured(tmp_path: Path):
+    """The CSV lists files. Names of features are a matter of the commands that write features."""
     folder = tmp_path / "videos"
     (folder / "sub").mkdir(parents=True)
     source = media.write(folder / "a.mp4", frames=5)
     (folder / "sub" / "a.x.mp4").write_bytes(source.read_bytes())
-    (folder / "b.mp4").write_bytes(source.read_bytes())
-    assert run(folder, tmp_path / "m.csv") == 1
-    assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["b.mp4"]
-    assert "2 videos share the name 'a'" in capsys.readouterr().err
+    (folder / "sub" / "a.y.mp4").write_bytes(source.read_bytes())
+    assert run(folder, tmp_path / "m.csv") == 0
+    assert [item.filename for item in groundtruth.read_metadata(tmp_path / "m.csv")] == ["a.mp4", "sub/a.x.mp4", "sub/a.y.mp4"]
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_listed_and_the_others_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
