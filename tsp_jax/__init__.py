@@ -1,4 +1,4 @@
-"""Temporally-sensitive video encoders (TSP) in JAX: features, records, training."""
+"""Temporally-sensitive video encoders (TSP) in JAX: features, records, training, and scores of detections."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,17 @@ from tsp_jax.version import __version__
 
 if TYPE_CHECKING:
     from tsp_jax.api import Features, VideoEncoder, load_encoder, read_features
+    from tsp_jax.evaluate import evaluate
 
-__all__ = ["Features", "VideoEncoder", "__version__", "load_encoder", "read_features"]
+__all__ = ["Features", "VideoEncoder", "__version__", "evaluate", "load_encoder", "read_features"]
 
 
 def __getattr__(name: str) -> object:
-    # JAX is imported when it is asked for: the version is read where nothing is installed.
+    # What needs JAX or much time to import is imported when it is asked for: the version is read where nothing is installed.
+    if name == "evaluate":
+        import importlib
+
+        return importlib.import_module("tsp_jax.evaluate")  # a module that can be called
     if name in __all__:
         from tsp_jax import api
 

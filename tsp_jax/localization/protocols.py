@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tsp_jax.localization import scores
+from tsp_jax.localization import matching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Protocol:
       min_union_sec: unions are at least so many seconds in tIoU; 0 keeps the official 0/0, which counts as a match.
       unknown_labels: what happens to predictions of a label without instances: `stop` is an error, as in code that crashes;
         `skip` drops them and says so.
-      matcher: how predictions get instances; `scores.match` explains both ways.
+      matcher: how predictions get instances; `matching.match` explains both ways.
       envelope: whether precision is replaced by the highest precision at any greater recall.
       ambiguous: what happens to THUMOS14's Ambiguous parts: `skip` does not count detections that overlap one and match
         nothing; `drop` acts as if there were none.
@@ -43,7 +43,7 @@ class Protocol:
     drop_duplicates: bool = False
     min_union_sec: float = 0.0
     unknown_labels: Literal["skip", "stop"] = "stop"
-    matcher: scores.Matcher = "by_score"
+    matcher: matching.Matcher = "by_score"
     envelope: bool = True
     ambiguous: Literal["skip", "drop"] = "drop"
     recall_at: Sequence[int] = ()

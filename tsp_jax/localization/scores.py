@@ -1,36 +1,18 @@
 """Scores of temporal detections, proposals and labels of videos: NumPy alone, pure, float64.
 
-Everything is computed for all videos, classes and thresholds at once. Predictions rank by falling score. Of equal scores the
-last one in the file comes first, as in the official code with a stable sort.
+Everything is computed for all videos and thresholds at once.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int64
 
-from tsp_jax.localization import segments
+from tsp_jax.localization import matching, segments
 
-Matcher = Literal["by_score", "by_instance"]
 Segments = segments.Segments
-_PAIRS_AT_ONCE = 1 << 20  # bounds memory: a pair takes some 60 bytes while its tIoU is computed
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pairs:
-    """Pairs of a prediction and an annotated instance that belong together and overlap enough.
-
-    Attributes:
-      predicted: int64 [n], the row of each pair's prediction.
-      truth: int64 [n], the row of each pair's instance.
-      tiou: float64 [n], the temporal IoU. It is NaN where the union is 0 seconds or a time is NaN.
-    """
-
-    predicted: Int64[np.ndarray, " n"]
-    truth: Int64[np.ndarray, " n"]
-    tiou: Float64[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +107,7 @@ def detection(
     *,
     recall_at: Sequence[int] = (),
     min_union_sec: float = 0.0,
-    matcher: Matcher = "by_score",
+    matcher: matching.Matcher = "by_score",
     envelope: bool = True,
     ambiguous: Segments | None = None,
 ) -> DetectionScores:
@@ -138,14 +120,14 @@ def detection(
       tiou: the tIoU thresholds, above 0.
       recall_at: the multiples x of Recall@x, with which a prediction may find several instances.
       min_union_sec: unions are at least so many seconds in tIoU.
-      matcher: how predictions get instances, as in `match`.
+      matcher: how predictions get instances, as in `matching.match`.
       envelope: whether precision is replaced by the highest precision at any greater recall.
       ambiguous: parts of videos in which unmatched detections of any class are not counted.
     """
     tiou = np.asarray(tiou, np.float64)
-    pairs = overlapping(truth, predicted, float(tiou.min()), min_union_sec=min_union_sec)
-    rank = ranking(predicted.score)
-    matched = _matched(pairs, rank, len(truth), tiou, matcher) >= 0
+    pairs = matching.overlapping(truth, predicted, float(tiou.min()), min_union_sec=min_union_sec)
+    rank = matching.ranking(predicted.score)
+    matched = matching.matched_pairs(pairs, rank, len(truth), tiou, matcher) >= 0
     counted = matched | ~_touches(predicted, ambiguous)[:, None] if ambiguous is not None and len(ambiguous) else None
     rank = rank[np.argsort(predicted.label[rank], kind="stable")]
     bounds = np.searchsorted(predicted.label[rank], np.arange(num_labels + 1))
@@ -158,33 +140,6 @@ def detection(
         )
     recall = _recall(truth, predicted, pairs, instances, tiou, recall_at)
     return DetectionScores(tiou, instances, ap, tuple(recall_at), recall)
-
-
-def match(
-    truth: Segments,
-    predicted: Segments,
-    tiou: Sequence[float] | np.ndarray,
-    *,
-    min_union_sec: float = 0.0,
-    matcher: Matcher = "by_score",
-) -> Int32[np.ndarray, "n t"]:
-    """Returns the row of the instance that each prediction gets at each threshold, int32 [n, t]; -1 for none.
-
-    An instance goes to one prediction of its video and class.
-
-    Args:
-      truth: the annotated instances.
-      predicted: the predictions.
-      tiou: the tIoU thresholds, above 0.
-      min_union_sec: unions are at least so many seconds in tIoU.
-      matcher: `by_score`: predictions choose in the order of their ranks, each the instance of largest tIoU that is still free;
-        of equal ones the last in the file. A tIoU equal to the threshold is enough, and so is NaN, which counts as the largest.
-        `by_instance`: instances choose in the order of their file, each the prediction of largest tIoU above the threshold.
-    Source: ActivityNet's evaluation code; `by_instance`: the THUMOS14 challenge's evaluation code.
-    """
-    tiou = np.asarray(tiou, np.float64)
-    pairs = overlapping(truth, predicted, float(tiou.min()), min_union_sec=min_union_sec)
-    return _matched(pairs, ranking(predicted.score), len(truth), tiou, matcher)
 
 
 def average_precision(
@@ -245,8 +200,8 @@ def average_recall(
     count = np.bincount(proposals.video, minlength=num_videos) * annotated
     if not count.sum():
         raise segments.EvaluationError("no proposals of the ground truth's videos; check the names of the videos")
-    rank = ranking(np.where(np.isnan(proposals.score), -np.inf, proposals.score))
-    place = _place(proposals.video, rank)
+    rank = matching.ranking(np.where(np.isnan(proposals.score), -np.inf, proposals.score))
+    place = matching.places(proposals.video, rank)
     share = np.arange(1, points + 1) / points
     if rule == "ratio":
         largest = len(proposals) / annotated.sum() if max_proposals is None else float(max_proposals)
@@ -259,10 +214,10 @@ def average_recall(
     else:
         numbers = share * (count.max() if max_proposals is None else max_proposals)
         used = np.minimum(numbers.astype(np.int64), count[:, None])
-    pairs = overlapping(truth, proposals, float(tiou.min()), with_labels=False, min_union_sec=min_union_sec)
+    pairs = matching.overlapping(truth, proposals, float(tiou.min()), with_labels=False, min_union_sec=min_union_sec)
     recall = np.empty((len(tiou), points))
     for row, threshold in enumerate(tiou):
-        found = pairs.tiou >= threshold  # false for NaN, unlike in `match`
+        found = pairs.tiou >= threshold  # false for NaN, unlike in `matching.match`
         first = np.full(len(truth), len(proposals))
         np.minimum.at(first, pairs.truth[found], place[pairs.predicted[found]])
         recall[row] = np.mean(first[:, None] < used[truth.video], axis=0)
@@ -289,7 +244,7 @@ def classification(
         return dataclasses.replace(rows, start_sec=np.zeros(len(rows)), end_sec=np.ones(len(rows)))
 
     scored = detection(whole(truth), whole(predicted), num_labels, [0.5])
-    place = _place(predicted.video, ranking(predicted.score))
+    place = matching.places(predicted.video, matching.ranking(predicted.score))
     of_video = np.bincount(truth.video)
     videos, hits, mean_hits = np.flatnonzero(of_video), [], []
     for k in top_k:
@@ -300,137 +255,19 @@ def classification(
     return ClassificationScores(scored.instances, scored.ap[:, 0], tuple(top_k), np.array(hits), np.array(mean_hits))
 
 
-def ranking(score: Float64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Returns the rows by falling score. Of equal scores the last row comes first; NaN comes before all."""
-    return np.argsort(score, kind="stable")[::-1]
-
-
-def tiou_of(
-    truth: Segments, predicted: Segments, truth_rows: np.ndarray, predicted_rows: np.ndarray, *, min_union_sec: float = 0.0
-) -> Float64[np.ndarray, " n"]:
-    """Returns the temporal IoU of pairs of rows, float64 [n]; NaN where the union is 0 seconds or a time is NaN."""
-    start, end = truth.start_sec[truth_rows], truth.end_sec[truth_rows]
-    first, last = predicted.start_sec[predicted_rows], predicted.end_sec[predicted_rows]
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        shared = np.maximum(np.minimum(end, last) - np.maximum(start, first), 0)
-        union = (end - start) + (last - first) - shared
-        if min_union_sec:
-            union = np.maximum(union, min_union_sec)
-        return shared / union
-
-
-def overlapping(
-    truth: Segments, predicted: Segments, least: float, *, with_labels: bool = True, min_union_sec: float = 0.0
-) -> Pairs:
-    """Returns the pairs of a prediction and an instance of the same video whose tIoU is NaN or at least `least`.
-
-    Args:
-      truth: the annotated instances.
-      predicted: the predictions.
-      least: the least tIoU.
-      with_labels: whether the two must have the same label too.
-      min_union_sec: unions are at least so many seconds in tIoU.
-    """
-    num_labels = 1 + max(truth.label.max(initial=0), predicted.label.max(initial=0))
-    group, wanted = (rows.video * num_labels + rows.label if with_labels else rows.video for rows in (truth, predicted))
-    by_group = np.argsort(group, kind="stable")
-    begin, end = (np.searchsorted(group[by_group], wanted, side) for side in ("left", "right"))
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for rows in _parts(end - begin):
-        count = (end - begin)[rows]
-        predicted_rows = np.repeat(rows, count)
-        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        truth_rows = by_group[np.repeat(begin[rows], count) + inside]
-        tiou = tiou_of(truth, predicted, truth_rows, predicted_rows, min_union_sec=min_union_sec)
-        kept = ~(tiou < least)
-        found.append((predicted_rows[kept], truth_rows[kept], tiou[kept]))
-    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    return Pairs(*(np.concatenate(columns) for columns in zip(none, *found, strict=True)))
-
-
-def _parts(count: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the rows with a count above 0, in parts whose counts sum to about `_PAIRS_AT_ONCE`."""
-    rows = np.flatnonzero(count)
-    total = np.cumsum(count[rows])
-    bounds = np.searchsorted(total, np.arange(_PAIRS_AT_ONCE, total[-1] if len(rows) else 0, _PAIRS_AT_ONCE), "right")
-    yield from (part for part in np.split(rows, bounds) if len(part))
-
-
-def _matched(pairs: Pairs, rank: np.ndarray, instances: int, tiou: np.ndarray, matcher: Matcher) -> Int32[np.ndarray, "n t"]:
-    """Returns the instance that each prediction gets at each threshold; -1 for none."""
-    place = np.empty_like(rank)
-    place[rank] = np.arange(len(rank))
-    matched = np.full((len(rank), len(tiou)), -1, np.int32)
-    largest_first = -np.where(np.isnan(pairs.tiou), np.inf, pairs.tiou)
-    if matcher == "by_score":
-        order = np.lexsort((-pairs.truth, largest_first, place[pairs.predicted]))
-        enough = ~(pairs.tiou[order, None] < tiou)
-        chosen = _choose(place[pairs.predicted][order], pairs.truth[order], enough, instances)
-        truth_rows, columns = np.nonzero(chosen >= 0)
-        matched[rank[chosen[truth_rows, columns]], columns] = truth_rows
-    else:
-        order = np.lexsort((place[pairs.predicted], largest_first, pairs.truth))
-        enough = pairs.tiou[order, None] > tiou
-        chosen = _choose(pairs.truth[order], pairs.predicted[order], enough, len(rank))
-        matched[:] = chosen
-    return matched
-
-
-def _choose(chooser: np.ndarray, wanted: np.ndarray, enough: np.ndarray, num_wanted: int) -> Int64[np.ndarray, "n t"]:
-    """Returns who gets each wanted thing if choosers take turns by ascending number, each taking the best that is free.
-
-    All turns of all groups and thresholds are played at once: everybody asks for the best thing that did not refuse them, a
-    thing refuses all but the chooser of lowest number, and who is refused asks for the next one (Gale and Shapley 1962). As all
-    things prefer the same choosers, the one stable outcome is that of taking turns.
-
-    Args:
-      chooser: [pairs], ascending numbers of the choosers.
-      wanted: [pairs], the thing of each pair; a chooser's pairs are in order of preference.
-      enough: bool [pairs, t], whether the pair is acceptable at a threshold; true for a first part of a chooser's pairs.
-      num_wanted: the number of things.
-
-    Returns:
-      int64 [num_wanted, t], the chooser of each thing; -1 for none.
-    """
-    thresholds = enough.shape[1]
-    first = np.flatnonzero(np.diff(chooser, prepend=-1))
-    if not len(first):
-        return np.full((num_wanted, thresholds), -1)
-    count = np.add.reduceat(enough, first, axis=0, dtype=np.int64).ravel()
-    # A turn is a chooser at a threshold; its number is its priority.
-    nobody = len(count)
-    owner, refused = np.full(num_wanted * thresholds, nobody), np.zeros(nobody, np.int64)
-    asking = np.flatnonzero(count)
-    while len(asking):
-        thing = wanted[first[asking // thresholds] + refused[asking]] * thresholds + asking % thresholds
-        before = owner[thing]
-        np.minimum.at(owner, thing, asking)
-        after = owner[thing]
-        displaced = np.unique(before[(before != after) & (before != nobody)])
-        losers = np.concatenate([asking[after != asking], displaced])
-        refused[losers] += 1
-        asking = losers[refused[losers] < count[losers]]
-    numbers = np.append(np.repeat(chooser[first], thresholds), -1)
-    return numbers[owner].reshape(num_wanted, thresholds)
-
-
-def _place(group: np.ndarray, rank: np.ndarray) -> Int64[np.ndarray, " n"]:
-    """Returns the place of each row among the rows of its group, 0 for the one that ranks first."""
-    by_group = rank[np.argsort(group[rank], kind="stable")]
-    starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))
-    place = np.empty(len(rank), np.int64)
-    place[by_group] = np.arange(len(rank)) - np.repeat(starts, np.diff(starts, append=len(rank)))
-    return place
-
-
 def _recall(
-    truth: Segments, predicted: Segments, pairs: Pairs, instances: np.ndarray, tiou: np.ndarray, recall_at: Sequence[int]
+    truth: Segments,
+    predicted: Segments,
+    pairs: matching.Pairs,
+    instances: np.ndarray,
+    tiou: np.ndarray,
+    recall_at: Sequence[int],
 ) -> Float64[np.ndarray, "m k t"]:
     """Returns Recall@kx for each multiple, class and threshold; NaN for a class without instances."""
     num_labels = len(instances)
     recall = np.full((len(recall_at), num_labels, len(tiou)), np.nan)
     group, predicted_group = (rows.video * num_labels + rows.label for rows in (truth, predicted))
-    place = _place(predicted_group, ranking(predicted.score))[pairs.predicted]
+    place = matching.places(predicted_group, matching.ranking(predicted.score))[pairs.predicted]
     names, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
     of_group = count[inverse][pairs.truth] if len(names) else np.zeros(0, np.int64)
     for row, multiple in enumerate(recall_at):
@@ -445,7 +282,7 @@ def _recall(
 
 def _touches(predicted: Segments, parts: Segments) -> Bool[np.ndarray, " n"]:
     """Returns which predictions overlap one of the parts of their videos by more than a moment."""
-    pairs = overlapping(parts, predicted, np.nextafter(0, 1), with_labels=False)
+    pairs = matching.overlapping(parts, predicted, np.nextafter(0, 1), with_labels=False)
     touches = np.zeros(len(predicted), bool)
     touches[pairs.predicted[pairs.tiou > 0]] = True
     return touches

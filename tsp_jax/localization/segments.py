@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
 
 from tsp_jax.system import errors
 
@@ -38,9 +39,15 @@ class Segments:
         return Segments(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
-def make(video: object, label: object, start_sec: object, end_sec: object, score: object = None) -> Segments:
+def make(
+    video: ArrayLike, label: ArrayLike, start_sec: ArrayLike, end_sec: ArrayLike, score: ArrayLike | None = None
+) -> Segments:
     """Returns segments made of five sequences of one length; without scores, each row has 1."""
-    columns = [np.asarray(values, np.int64) for values in (video, label)]
-    columns += [np.asarray(values, np.float64) for values in (start_sec, end_sec)]
-    score = np.ones(len(columns[0])) if score is None else np.asarray(score, np.float64)
-    return Segments(*columns, score)
+    rows = np.asarray(video, np.int64)
+    return Segments(
+        rows,
+        np.asarray(label, np.int64),
+        np.asarray(start_sec, np.float64),
+        np.asarray(end_sec, np.float64),
+        np.ones(len(rows)) if score is None else np.asarray(score, np.float64),
+    )
