@@ -96,7 +96,7 @@ def find_subset(path: Path, wanted: str, found: set[str]) -> str:
     )
 
 
-class _Instances:
+class Instances:
     """Collects instances in the order of a file."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ def _read_json(path: Path, subset: str | None) -> GroundTruth:
     subsets = {str(entry["subset"]) for entry in database.values() if "subset" in entry}
     if subset is not None and subsets:
         subset = find_subset(path, subset, subsets)
-    instances, class_names, faults = _Instances(), {}, []
+    instances, class_names, faults = Instances(), {}, []
     for name, entry in database.items():
         annotations = entry.get("annotations") or []
         if not isinstance(annotations, list):
@@ -181,7 +181,7 @@ def _number(value: object) -> float:
 def _read_thumos14(folder: Path, subset: str | None) -> GroundTruth:
     found = {path.stem.rpartition("_")[2] for path in folder.glob("*_*.txt")} & {"val", "test"}
     ending = find_subset(folder, "test" if subset is None else subset, found)
-    instances = _Instances()
+    instances = Instances()
     for path in sorted(folder.glob(f"*_{ending}.txt")):
         label, faults = path.stem.rpartition("_")[0], []
         for number, line in enumerate(texts.read_text(path, "expected lines VIDEO START END").splitlines(), 1):
@@ -199,7 +199,7 @@ def _read_thumos14(folder: Path, subset: str | None) -> GroundTruth:
 
 def _read_csv(path: Path, label_column: LabelColumn | None) -> GroundTruth:
     rows = tables.read_table(path, (), optional=_EPIC_COLUMNS)
-    instances = _Instances()
+    instances = Instances()
     if rows and all(column in rows[0].fields for column in _EPIC_COLUMNS):
         return _read_epic_kitchens(path, rows, label_column, instances)
     for item in groundtruth.read_groundtruth(path):
@@ -210,7 +210,7 @@ def _read_csv(path: Path, label_column: LabelColumn | None) -> GroundTruth:
 
 
 def _read_epic_kitchens(
-    path: Path, rows: list[tables.TableRow], label_column: LabelColumn | None, instances: _Instances
+    path: Path, rows: list[tables.TableRow], label_column: LabelColumn | None, instances: Instances
 ) -> GroundTruth:
     if label_column is None:
         raise ValueError(f"{path}: an EPIC-Kitchens CSV has classes of verbs and of nouns; choose one by --label_column")

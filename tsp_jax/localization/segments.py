@@ -1,12 +1,15 @@
 """Segments as columns of numbers: what scores and analyses of detections compute with."""
 
+import array
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from numpy.typing import ArrayLike
 
 from tsp_jax.system import errors
+
+Column = Sequence[float] | np.ndarray | array.array
 
 
 class EvaluationError(errors.UserError):
@@ -39,15 +42,14 @@ class Segments:
         return Segments(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
-def make(
-    video: ArrayLike, label: ArrayLike, start_sec: ArrayLike, end_sec: ArrayLike, score: ArrayLike | None = None
-) -> Segments:
+def make(video: Column, label: Column, start_sec: Column, end_sec: Column, score: Column | None = None) -> Segments:
     """Returns segments made of five sequences of one length; without scores, each row has 1."""
-    rows = np.asarray(video, np.int64)
+    # A copy also gives an array.array of 64-bit numbers the one dtype int64, of two that NumPy has.
+    rows = np.array(video, np.int64)
     return Segments(
         rows,
-        np.asarray(label, np.int64),
-        np.asarray(start_sec, np.float64),
-        np.asarray(end_sec, np.float64),
-        np.ones(len(rows)) if score is None else np.asarray(score, np.float64),
+        np.array(label, np.int64),
+        np.array(start_sec, np.float64),
+        np.array(end_sec, np.float64),
+        np.ones(len(rows)) if score is None else np.array(score, np.float64),
     )
