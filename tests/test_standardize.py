@@ -112,7 +112,7 @@ def test_bad_files_are_listed_and_the_others_written(tmp_path: Path, capsys: pyt
         assert run(source, output) == 1
         assert errors(output) == expected
         assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*")) == written
-        assert f"{skipped} were there; 1 damaged and cut short, 3 unreadable and left out" in capsys.readouterr().out
+        assert f"{skipped} were there; 1 damaged or cut short, 3 unreadable and left out" in capsys.readouterr().out
     assert numbers(output / "cut_fragmented.mp4") == list(range(30))
     # After a repair it is converted again on request, and no longer listed.
     media.write(source / "cut_fragmented.mp4")

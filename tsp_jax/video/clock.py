@@ -143,7 +143,7 @@ def date(stamps: Stamps, header: Header, shown: Bool[np.ndarray, " n"] | None = 
     if np.any(shared):
         count = int(np.count_nonzero(shared))
         notes.append(f"{count} of {len(times)} frames share their time with another; they are shown one after the other")
-    _describe_length(timeline, len(shown), len(shown) == np.count_nonzero(shown) and not jumps, header, notes, faults)
+    _describe_length(timeline, len(shown), bool(shown.all()) and not jumps, header, notes, faults)
     return Dates(timeline, dated, packet_pts, shared, tuple(notes), "; ".join(faults))
 
 

@@ -112,10 +112,11 @@ class Reader:
     def _pyav(self) -> Generator[tuple[int, av.VideoFrame | None], None, None]:
         """Yields the number of each intact frame, in the decoder's order, with the frame, or None if it is not needed."""
         for number, frame in self._intact_frames():
-            if number is None:
-                self.misdated = not self.damage
+            if number is None and not self.damage:
+                self.misdated = True
                 return
-            yield number, frame if self.needed[number] else None
+            if number is not None:
+                yield number, frame if self.needed[number] else None
 
     def _intact_frames(self) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Yields each frame that no error reaches, with its number, or None if the scan does not know such a frame.
@@ -162,7 +163,7 @@ class Reader:
                     elif is_key and frame.key_frame:
                         damaged = [error_at for error_at in damaged if error_at >= decoded_at]
                         broken = [error_at for error_at in broken if error_at >= decoded_at]
-                    number = number_of(frame, decoded_at, is_key and frame.key_frame, bool(broken))
+                    number = number_of(frame, decoded_at, is_key and frame.key_frame, bool(damaged))
                     if number is not None and decoded_at < min(broken, default=place + 1):
                         self.end = max(self.end, number + 1)
                     if decoded_at < min(damaged, default=place + 1):
@@ -241,16 +242,16 @@ class _Numbers:
         self.pts, self.dated = video.timeline.pts, video.dated
         self.next, self.latest, self.counted = 0, -1, True
 
-    def __call__(self, frame: av.VideoFrame, decoded_at: int, is_key: bool, broken: bool) -> int | None:
+    def __call__(self, frame: av.VideoFrame, decoded_at: int, is_key: bool, damaged: bool) -> int | None:
         """Returns the frame's number; None if the video has no such frame, or if it can't be known.
 
-        Without timestamps frames are counted. An error that costs frames ends that, up to a key frame that is shown when all
-        packets before it have shown their frames, so that its number is its place.
+        Without timestamps frames are counted. An error, which may cost frames, ends that, up to a key frame that is shown when
+        all packets before it have shown their frames, so that its number is its place.
         """
         if self.dated:
             number = int(np.searchsorted(self.pts, frame.pts)) if frame.pts is not None else len(self.pts)
             return number if number < len(self.pts) and self.pts[number] == frame.pts else None
-        if broken:
+        if damaged:
             self.counted = False
         elif is_key and not self.counted and decoded_at > self.latest:
             self.next, self.counted = decoded_at, True
