@@ -349,7 +349,9 @@ def test_wrong_annotations_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
 
     assert "no column t-start, t-end, action-label" in message("csv", tmp_path / "m.csv")
     assert "c.csv: no action" in message("csv", write_csv(tmp_path / "c.csv", []))
-    said = message("csv", write_csv(tmp_path / "c.csv", [("b", 0.0, float("nan"), "Jump"), ("", 0.0, 1.0, "Run"), ("b", 0.0, 1.0, "")]))
+    said = message(
+        "csv", write_csv(tmp_path / "c.csv", [("b", 0.0, float("nan"), "Jump"), ("", 0.0, 1.0, "Run"), ("b", 0.0, 1.0, "")])
+    )
     assert "line 2: t-end 'nan': expected a number" in said
     assert "line 3: no filename or video-name" in said
     assert "line 4: no action-label" in said
