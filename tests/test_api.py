@@ -1,5 +1,6 @@
 """Tests of the functions for Python: the command's numbers, errors that tell, an import that costs nothing."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -53,7 +54,10 @@ def test_features_are_the_commands_to_the_bit(folder: Path, encoder: tsp_jax.Vid
         )
         assert found.array.dtype == np.float32 and found.array.shape == (len(found.start_sec), encoder.width)
     one = written["one"]
-    assert one.geometry == encoder.geometry and one.duration_sec == pytest.approx(140 / 30) and one.clip_len_sec == 4 / 15
+    assert encoder.geometry.frame_selection == "auto"
+    assert one.geometry == dataclasses.replace(encoder.geometry, frame_selection="reference")
+    assert written["vp8_hidden"].geometry.frame_selection == "uniform"  # frames are missing between those that are shown
+    assert one.duration_sec == pytest.approx(140 / 30) and one.clip_len_sec == 4 / 15
     np.testing.assert_allclose(one.start_sec, np.arange(34) * 2 / 15, atol=1e-9)
 
 

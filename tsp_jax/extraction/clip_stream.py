@@ -17,6 +17,7 @@ from tsp_jax.video import containers, decoding, scanning
 
 _NEVER = np.iinfo(np.int64).max
 _REMEDY = "use --frame_selection auto, or make the rate constant first with `python -m data_builders.standardize`"
+_MAX_REORDER = 17  # one more than the frames by which H.264 and HEVC reorder
 _QUEUED_MESSAGES = 64  # bounds memory: a clip brings at most clip_len new frames of 150 kB
 
 
@@ -155,7 +156,8 @@ def _read_scanned(
     preprocessing: transforms.Preprocessing,
 ) -> Generator[Message, None, bool]:
     """Opened, the clips, Closed; returns True, without Closed, when the scan was wrong about the frames' times."""
-    timeline, method = scan.timeline, clips.choose(scan.timeline, geometry)
+    timeline = _before_cut(scan)
+    method = clips.choose(timeline, geometry)
     num_frames = len(timeline.pts)
     if method != "time":  # by the file's own clock metadata counts for nothing
         timeline = timeline if item.fps is None else dataclasses.replace(timeline, fps=item.fps)
@@ -177,7 +179,7 @@ def _read_scanned(
     yield Opened(job, int(np.count_nonzero(wanted)), attributes, notes)
 
     whole = wanted & (plan[:, 0] >= 0)
-    needed = np.zeros(len(timeline.pts), bool)
+    needed = np.zeros(len(scan.timeline.pts), bool)
     needed[plan[whole]] = True
     reader = decoding.Reader(scan, needed, decoder, own)
     given = 0
@@ -188,6 +190,19 @@ def _read_scanned(
         return True
     yield Closed(job, _reason(plan, wanted, given, scan, timeline, num_frames, geometry, reader.damage), reader.decoded)
     return False
+
+
+def _before_cut(scan: scanning.Scan) -> clips.Timeline:
+    """Returns the timeline up to the first hole that a cut of the file left, for frames are not stored in the order shown."""
+    timeline, tail = scan.timeline, scan.timeline.pts[-_MAX_REORDER:]
+    if len(tail) < _MAX_REORDER or not containers.missing_bytes(scan.path):
+        return timeline
+    gaps = np.diff(tail)
+    holes = np.flatnonzero(gaps > 1.5 * np.median(gaps))
+    if not len(holes):
+        return timeline
+    kept = timeline.pts[: len(timeline.pts) - len(tail) + int(holes[0]) + 1]
+    return clips.Timeline(kept, timeline.time_base, timeline.fps)
 
 
 def _assemble(
