@@ -241,6 +241,9 @@ class _Numbers:
     def __init__(self, video: scanning.Scan):
         self.pts, self.dated = video.timeline.pts, video.dated
         self.next, self.latest, self.counted = 0, -1, True
+        # FFmpeg joins some damaged packets with the next one, and dates those after it too early: a time is left at the end.
+        tail_sec = video.timeline.duration_sec - float((self.pts[-1] - self.pts[0]) * video.timeline.time_base)
+        self.resumes = tail_sec * video.timeline.fps < 1.5
 
     def __call__(self, frame: av.VideoFrame, decoded_at: int, is_key: bool, damaged: bool) -> int | None:
         """Returns the frame's number; None if the video has no such frame, or if it can't be known.
@@ -253,7 +256,7 @@ class _Numbers:
             return number if number < len(self.pts) and self.pts[number] == frame.pts else None
         if damaged:
             self.counted = False
-        elif is_key and not self.counted and decoded_at > self.latest:
+        elif is_key and not self.counted and self.resumes and decoded_at > self.latest:
             self.next, self.counted = decoded_at, True
         self.latest = max(self.latest, decoded_at)
         number = self.next if self.counted and self.next < len(self.pts) else None
