@@ -35,7 +35,7 @@ from jaxtyping import UInt8
 from benchmarks import alternate, reading
 from data_builders import build, metadata, standardize, synthetic
 from data_builders import groundtruth as groundtruth_command
-from tsp_jax import clips, groundtruth, input_pipeline, records, transforms, video_list
+from tsp_jax import clips, groundtruth, input_pipeline, records, transforms, video_names
 from tsp_jax.system import cli
 from tsp_jax.video import writing
 
@@ -73,7 +73,7 @@ def prepare(folder: Path, source: str | None, videos: int, height: int) -> tuple
         for item in groundtruth.read_metadata(metadata_csv):
             middle, end = item.video_duration_sec / 2, item.video_duration_sec
             rest = (end, item.filename, item.fps, item.num_frames)
-            name = video_list.video_name(Path(item.filename))
+            name = video_names.feature_name(item.filename)
             halves += [groundtruth.AnnotatedSegment(name, 0.0, middle, "some", *rest, groundtruth.ACTION)]
             halves += [groundtruth.AnnotatedSegment(name, middle, end, "", *rest, groundtruth.NO_ACTION)]
         groundtruth.write_groundtruth(truth, halves)

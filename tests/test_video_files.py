@@ -29,9 +29,10 @@ def fill(folder: Path, *files: str, content: bytes = b"") -> Path:
     return folder
 
 
-def write_gif(path: Path, frames: int, **how: int) -> Path:
+def write_gif(path: Path, frames: int, loop: int | None = None) -> Path:
     pictures = [PIL.Image.fromarray(np.full((8, 12, 3), 20 * number, np.uint8)) for number in range(frames)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100, **how)
+    how = {} if loop is None else {"loop": loop}
+    pictures[0].save(path, "GIF", save_all=True, append_images=pictures[1:], duration=100, **how)
     return path
 
 
@@ -69,7 +70,7 @@ def test_files_without_an_ending_are_videos_by_their_content(video: bytes, tmp_p
     fill(tmp_path, "noise", content=np.random.default_rng(0).bytes(1 << 16))
     fill(tmp_path, "cut", content=video[: len(video) // 4])
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photo", "JPEG")
-    write_gif(tmp_path / "still", 1, format="GIF")
+    write_gif(tmp_path / "still", 1)
     os.mkfifo(tmp_path / "pipe")
     _, files, notes = found(tmp_path)
     assert files == ["2018-03-11.school", "clip", "d/x.dat"]
@@ -124,8 +125,9 @@ def test_many_files_of_unknown_kinds_are_not_all_opened(tmp_path: Path, monkeypa
 
 def test_a_picture_that_is_named_is_refused_as_one(tmp_path: Path):
     PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (item,) = video_list.list_videos(tmp_path / "a.png")
-    assert item.fault == "a picture by its name (png), not a video"
+    media.write(tmp_path / "b.png", container="mp4", frames=3)  # a video by its content
+    item, video = video_list.list_videos([tmp_path / "a.png", tmp_path / "b.png"])
+    assert video.fault == "" and item.fault == "a picture by its name (png), not a video"
 
 
 # ----------------------------------------------------------------------------------------------------- several paths

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsp_jax import video_list
+from tsp_jax import video_list, video_names
 
 HEADER = "filename,video-duration,fps,video-frames\n"
 APART = "another rule of --names may keep them apart"
@@ -59,7 +59,7 @@ def test_a_folder_is_searched_whole_and_sorted(tmp_path: Path):
     assert all((item.fps, item.num_frames, item.fault) == (None, None, "") for item in videos)
 
 
-@pytest.mark.parametrize("extension", sorted(video_list.EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(video_names.EXTENSIONS))
 def test_each_extension_is_found_in_either_case(extension: str, tmp_path: Path):
     touch(tmp_path, f"lower.{extension}", f"upper.{extension.upper()}", f"other.{extension}x")
     assert [item.name for item in video_list.list_videos(tmp_path)] == ["lower", "upper"]
@@ -72,7 +72,7 @@ def test_one_file_is_taken_whatever_its_extension(tmp_path: Path):
 
 def test_a_name_ends_at_the_first_dot(tmp_path: Path):
     # The original's rule: `Video_test.1080p.mp4` gives `Video_test.pkl`.
-    assert video_list.video_name(Path("folder.x/a.b.c.mp4")) == "a"
+    assert video_names.feature_name("folder.x/a.b.c.mp4") == "a"
     touch(tmp_path, "a.b.mp4")
     assert [item.name for item in video_list.list_videos(tmp_path)] == ["a"]
 

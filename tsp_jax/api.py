@@ -8,7 +8,7 @@ from typing import cast, get_args
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from tsp_jax import checkpoints, clip_times, clips, features, video_list, weights
+from tsp_jax import checkpoints, clip_times, clips, features, video_list, video_names, weights
 from tsp_jax.extraction import batches, clip_stream
 
 
@@ -66,7 +66,7 @@ class VideoEncoder:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected a video")
         job, rows, attributes, reason = object(), {}, {}, ""
-        item = video_list.Video(video_list.video_name(path), path)
+        item = video_list.Video(video_names.feature_name(path), path)
         with clip_stream.ClipStream(
             [item], self.geometry, "pyav", workers=1, preprocessing=self._encoder.preprocessing
         ) as stream:

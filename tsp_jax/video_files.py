@@ -75,8 +75,8 @@ def find(videos: str | Path | Sequence[str | Path], flag: str = "--videos") -> F
 
     In folders and globs, files with an ending of `video_names.EXTENSIONS` are videos. A file whose ending says nothing is one
     if FFmpeg opens it. Files that are named one by one are taken as they are. Links to files count; links to folders are not
-    followed. Lines of a list that are empty or begin with `#` are ignored; its paths are relative to the
-    list's folder, or to the working directory if more of them are found there.
+    followed. Lines of a list that are empty or begin with `#` are ignored; its paths are relative to the list's folder, or to
+    the working directory if more of them are found there.
 
     Args:
       videos: the path or paths.
@@ -104,8 +104,9 @@ def find(videos: str | Path | Sequence[str | Path], flag: str = "--videos") -> F
 
 
 def picture_fault(path: Path) -> str:
-    """Returns why a file that was named one by one is no video, if its ending is that of a picture; otherwise "" """
-    return f"a picture by its name ({_ending(path)}), not a video" if _ending(path) in _PICTURES else ""
+    """Returns why a file that was named one by one is no video, if its ending and its content are a picture's; otherwise ""."""
+    is_picture = _ending(path) in _PICTURES and not sniffing.looks_like_video(path)
+    return f"a picture by its name ({_ending(path)}), not a video" if is_picture else ""
 
 
 def spelled(folder: Path, filename: str) -> Path:

@@ -11,7 +11,6 @@ import numpy as np
 from tsp_jax import clips, video_files, video_names
 from tsp_jax.system import tables
 
-EXTENSIONS = video_names.EXTENSIONS
 METADATA_COLUMNS = ("filename", "fps", "video-frames")
 _MAX_PATHS_SHOWN = 10
 
@@ -85,11 +84,6 @@ def shard(videos: list[Video], num_shards: int, shard_id: int) -> list[Video]:
         raise ValueError(f"--shard_id is from 0 to --num_shards - 1; got {shard_id} of {num_shards}")
     bounds = np.linspace(0, len(videos), num_shards + 1).astype(int)
     return videos[bounds[shard_id] : bounds[shard_id + 1]]
-
-
-def video_name(path: Path) -> str:
-    """Returns the file's name up to its first dot, as the original names features."""
-    return video_names.feature_name(path)
 
 
 def print_note(line: str) -> None:
