@@ -74,7 +74,7 @@ def read(path: str | Path, subset: str | None = None, *, label_column: LabelColu
     if not len(found.rows):
         where = f" of subset {found.subset!r}" if found.subset else ""
         raise segments.EvaluationError(
-            f"{path}: the {len(found.videos)} videos{where} have no annotated instance, so there is nothing to score against"
+            f"{path}: no video{where} has an annotated instance, so there is nothing to score against"
             f"{'; data sets do not publish those of their test subsets' if where else ''}"
         )
     return found
@@ -129,8 +129,11 @@ class Instances:
 
 def _read_json(path: Path, subset: str | None) -> GroundTruth:
     content = texts.read_json(path, _EXPECTED)
-    database = content.get("database", content) if isinstance(content, dict) else None
-    if not isinstance(database, dict) or not all(isinstance(entry, dict) for entry in database.values()):
+    wrapped = isinstance(content, dict) and "database" in content
+    database = content["database"] if wrapped else content
+    if not isinstance(database, dict) or not all(
+        isinstance(entry, dict) and (wrapped or "annotations" in entry or "subset" in entry) for entry in database.values()
+    ):
         found = (
             f"an object of {', '.join(map(repr, list(content)[:5]))}" if isinstance(content, dict) else type(content).__name__
         )

@@ -84,11 +84,11 @@ class Scores:
 
     @property
     def average_recall(self) -> dict[int, float]:
-        """The average recall of proposals (AR) by their average number, for the usual numbers on the curve, from 0 to 1."""
+        """The average recall of proposals (AR) by their average number, at the usual numbers and the last one, from 0 to 1."""
         if self.proposals is None:
             raise AttributeError(f"scores of {self.task} have no average recall; evaluate with task='proposals'")
         axis, curve = self.proposals.proposals, self.proposals.average_recall
-        near = {number: int(np.argmin(np.abs(axis - number))) for number in AR_AT}
+        near = {number: int(np.argmin(np.abs(axis - number))) for number in sorted({*AR_AT, round(axis[-1])})}
         return {number: float(curve[place]) for number, place in near.items() if abs(axis[place] - number) < 1e-6}
 
     def to_json(self) -> dict[str, Any]:
