@@ -3,6 +3,7 @@
 import itertools
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def even(count: int, fps: Fraction | int, time_base: Fraction, first: int = 0) -
     return clips.Timeline(pts, time_base, float(fps))
 
 
-def read(path: Path, **how: object) -> tuple[list[list[int]], dict, str, tuple[str, ...]]:
+def read(path: Path, **how: Any) -> tuple[list[list[int]], dict, str, tuple[str, ...]]:
     """The numbers of the frames in each row, the attributes, the reason and the notes of a video."""
     item = video_list.Video(path.stem, path, **{key: how.pop(key) for key in ("fps", "num_frames", "parts_sec") if key in how})
     rows, opened, reason = [], None, ""

@@ -100,23 +100,24 @@ class Writer:
         stack.callback(lock.unlink, missing_ok=True)
 
     def _read_done(self, overwrite: bool) -> None:
+        found = {}
         for array in sorted(self.folder.rglob("*.npy")):
             about = array.with_suffix(".json")
-            content = _read(about)
-            if content is None:
+            found[array] = _read(about)
+            if found[array] is None:
                 raise hdf5.FeatureFileError(
                     f"{array} was not written by tsp_jax: no attributes are in {about}; move it, or name another --output"
                 )
+        for array, content in found.items():
             if overwrite:
                 array.unlink()  # in this order, for an array without attributes is taken for someone else's
-                about.unlink()
-                continue
-            if array.stat().st_size != content["bytes"]:
+                array.with_suffix(".json").unlink()
+            elif array.stat().st_size != content["bytes"]:
                 array.unlink()  # A failing disk damaged it, so its video is extracted again.
-                continue
-            remedy = "name another --output, or pass --overwrite"
-            features.check_same_run(self.run, "asked for", content["attributes"], str(array), remedy)
-            self.done[array.relative_to(self.folder).as_posix().removesuffix(".npy")] = content["attributes"]
+            else:
+                remedy = "name another --output, or pass --overwrite"
+                features.check_same_run(self.run, "asked for", content["attributes"], str(array), remedy)
+                self.done[array.relative_to(self.folder).as_posix().removesuffix(".npy")] = content["attributes"]
 
 
 def _read(about: Path) -> dict[str, Any] | None:
