@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -20,6 +20,7 @@ from tsp_jax.localization import detections, segments
 from tsp_jax.system import tables, texts
 
 LabelColumn = Literal["verb", "noun"]
+CHARACTERISTICS = ("coverage", "context-size", "context-distance", "agreement")  # DETAD's fields of an annotation
 AMBIGUOUS = "Ambiguous"  # THUMOS14's label of parts whose class the annotators could not say
 _EXPECTED = 'expected JSON {"database": {VIDEO: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
 _SAME_SUBSET = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
@@ -38,6 +39,8 @@ class GroundTruth:
       duration_sec: float64 [videos], lengths of the videos in seconds; NaN where the file does not say.
       class_names: names of classes by number, where the file numbers them.
       subset: the subset as the file writes it; empty if the file has none.
+      characteristics: float64 [n] each, those of `CHARACTERISTICS` that the file gives for an instance at least; NaN where it
+        does not.
     """
 
     videos: tuple[str, ...]
@@ -47,6 +50,7 @@ class GroundTruth:
     duration_sec: Float64[np.ndarray, " v"]
     class_names: Mapping[int, str]
     subset: str
+    characteristics: Mapping[str, Float64[np.ndarray, " n"]] = dataclasses.field(default_factory=dict)
 
 
 def read(path: str | Path, subset: str | None = None, *, label_column: LabelColumn | None = None) -> GroundTruth:
@@ -103,15 +107,17 @@ class Instances:
         self.videos: dict[str, int] = {}
         self.durations: list[float] = []
         self.rows: list[tuple[int, str, float, float]] = []
+        self.fields: list[Mapping[str, Any]] = []
 
     def add_video(self, name: str, duration_sec: float = math.nan) -> None:
         if name not in self.videos:
             self.videos[name] = len(self.videos)
             self.durations.append(duration_sec)
 
-    def add(self, video: str, label: str, start_sec: float, end_sec: float) -> None:
+    def add(self, video: str, label: str, start_sec: float, end_sec: float, fields: Mapping[str, Any] | None = None) -> None:
         self.add_video(video)
         self.rows.append((self.videos[video], label, start_sec, end_sec))
+        self.fields.append(fields or {})
 
     def ground_truth(self, subset: str, class_names: Mapping[int, str] | None = None) -> GroundTruth:
         labels = sorted({label for _, label, _, _ in self.rows} - {AMBIGUOUS})
@@ -124,7 +130,10 @@ class Instances:
             )
         )
         durations = np.array(self.durations, np.float64)
-        return GroundTruth(tuple(self.videos), tuple(labels), sure, ambiguous, durations, class_names or {}, subset)
+        fields = [item for item, row in zip(self.fields, self.rows, strict=True) if row[1] != AMBIGUOUS]
+        found = {name: np.array([_finite(item.get(name)) for item in fields], np.float64) for name in CHARACTERISTICS}
+        given = {name: values for name, values in found.items() if not np.isnan(values).all()}
+        return GroundTruth(tuple(self.videos), tuple(labels), sure, ambiguous, durations, class_names or {}, subset, given)
 
 
 def _read_json(path: Path, subset: str | None) -> GroundTruth:
@@ -141,35 +150,48 @@ def _read_json(path: Path, subset: str | None) -> GroundTruth:
     subsets = {str(entry["subset"]) for entry in database.values() if "subset" in entry}
     if subset is not None and subsets:
         subset = find_subset(path, subset, subsets)
-    instances, class_names, faults = Instances(), {}, []
+    instances, faults = Instances(), []
     for name, entry in database.items():
-        annotations = entry.get("annotations") or []
-        if not isinstance(annotations, list):
-            faults.append(f"{name}: annotations: expected a list")
-            continue
-        for item in annotations:
-            if isinstance(item, dict) and type(item.get("label_id")) is int:
-                class_names.setdefault(item["label_id"], str(item.get("label")))
         if subset is not None and subsets and str(entry.get("subset")) != subset:
             continue
-        duration = entry.get("duration")
-        known = isinstance(duration, int | float) and math.isfinite(duration)
-        instances.add_video(name, float(duration) if known else math.nan)
-        for number, item in enumerate(annotations, 1):
+        items = entry.get("annotations") or []
+        instances.add_video(name, _finite(entry.get("duration")))
+        if not isinstance(items, list):
+            faults.append(f"{name}: annotations: expected a list")
+            continue
+        for number, item in enumerate(items, 1):
             try:
                 start_sec, end_sec = map(_number, item["segment"])
                 label = item["label"]
                 label = str(label) if type(label) is int else label
                 if not (isinstance(label, str) and label):
                     raise ValueError
-                instances.add(name, label, start_sec, end_sec)
+                instances.add(name, label, start_sec, end_sec, item)
             except (ValueError, KeyError, TypeError, OverflowError):
                 faults.append(
                     f"{name} annotation {number}: expected a segment [start, end] in seconds and a label, "
                     f"found {json.dumps(item)[:80]}"
                 )
     tables.refuse(path, faults, "correct them in the file")
-    return instances.ground_truth(subset if subset is not None and subsets else "", class_names)
+    return instances.ground_truth(subset if subset is not None and subsets else "", _class_names(database))
+
+
+def _class_names(database: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
+    """Returns the classes by `label_id`, of all subsets; without numbers that two classes have."""
+    found: dict[int, set[str]] = {}
+    for entry in database.values():
+        items = entry.get("annotations")
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict) and type(item.get("label_id")) is int:
+                found.setdefault(item["label_id"], set()).add(str(item.get("label")))
+    return {number: names.pop() for number, names in found.items() if len(names) == 1}
+
+
+def _finite(value: object) -> float:
+    """Returns a finite number; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        return math.nan
+    return float(value)
 
 
 def _number(value: object) -> float:

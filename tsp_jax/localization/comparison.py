@@ -25,6 +25,7 @@ class Comparison:
       num_videos: the number of videos that have instances.
       labels: names of the classes that have instances, sorted.
       truth: the instances, in the order of their file; `video` and `label` count in `videos` and `labels`.
+      truth_row: int64 [n], the row of each instance in the ground truth that was compared.
       predicted: the predictions, in the order of their file. The labels of proposals are 0.
       ambiguous: parts of videos in which unmatched predictions do not count.
       duration_sec: float64 [videos], lengths of the videos in seconds; NaN where they are not known.
@@ -36,6 +37,7 @@ class Comparison:
     num_videos: int
     labels: tuple[str, ...]
     truth: segments.Segments
+    truth_row: Int64[np.ndarray, " n"]
     predicted: segments.Segments
     ambiguous: segments.Segments
     duration_sec: Float64[np.ndarray, " v"]
@@ -74,17 +76,19 @@ def compare(
     dropped: dict[str, int] = {}
     truth_labels, predicted_labels = _label_names(predicted, truth, labels)
     names = _matching_names(predicted.videos, truth.videos, notes)
-    truth_rows, rows = truth.rows, predicted.rows
+    truth_rows, rows, truth_row = truth.rows, predicted.rows, np.arange(len(truth.rows))
     if blocked_videos:
         blocked, gone = _named(truth.videos, blocked_videos), _named(names, blocked_videos)
         dropped["blocked_videos"] = int(blocked.sum())
         dropped["blocked_predictions"] = int(gone[rows.video].sum())
-        truth_rows, rows = truth_rows.take(~blocked[truth_rows.video]), rows.take(~gone[rows.video])
+        truth_row = np.flatnonzero(~blocked[truth_rows.video])
+        truth_rows, rows = truth_rows.take(truth_row), rows.take(~gone[rows.video])
         notes.append(
             f"Blocked videos are dropped: {dropped['blocked_videos']:,} of the list's {len(set(blocked_videos)):,} are in the "
             f"ground truth, with {counted(dropped['blocked_predictions'], 'prediction')}"
         )
-    truth_rows = _kept_instances(truth_rows, protocol, dropped, notes)
+    kept = _kept_instances(truth_rows, protocol, dropped, notes)
+    truth_rows, truth_row = truth_rows.take(kept), truth_row[kept]
     if not len(truth_rows):
         raise segments.EvaluationError("no annotated instance is left after what the protocol drops; nothing can be scored")
 
@@ -121,6 +125,7 @@ def compare(
         num_videos=len(annotated),
         labels=tuple(classes),
         truth=truth_rows,
+        truth_row=truth_row,
         predicted=rows,
         ambiguous=_ambiguous(truth.ambiguous, truth_video, protocol, dropped, notes),
         duration_sec=np.array([durations.get(name, np.nan) for name in number]),
@@ -200,21 +205,22 @@ def _named(videos: Sequence[str], wanted: Collection[str]) -> Bool[np.ndarray, "
 
 def _kept_instances(
     rows: segments.Segments, protocol: protocols.Protocol, dropped: dict[str, int], notes: list[str]
-) -> segments.Segments:
-    """Returns the instances that a protocol keeps."""
-    short = rows.end_sec - rows.start_sec < protocol.min_length_sec
+) -> Int64[np.ndarray, " n"]:
+    """Returns the row numbers of the instances that a protocol keeps."""
+    with np.errstate(over="ignore"):
+        short = rows.end_sec - rows.start_sec < protocol.min_length_sec
     dropped["short_instances"] = int(short.sum())
     if short.any():
         least = "of 0 seconds or less" if protocol.min_length_sec < 1e-9 else f"shorter than {protocol.min_length_sec:g} s"
         notes.append(f"Instances {least} are dropped, {_AS_ORIGINAL}: {short.sum():,}")
-    rows = rows.take(~short)
+    kept = np.flatnonzero(~short)
     if protocol.drop_duplicates:
-        duplicate = _duplicates(rows)
+        duplicate = _duplicates(rows.take(kept))
         dropped["duplicate_instances"] = int(duplicate.sum())
         if duplicate.any():
             notes.append(f"Instances that repeat an earlier one are dropped, {_AS_ORIGINAL}: {duplicate.sum():,}")
-        rows = rows.take(~duplicate)
-    return rows
+        kept = kept[~duplicate]
+    return kept
 
 
 def _duplicates(rows: segments.Segments) -> Bool[np.ndarray, " n"]:
@@ -225,8 +231,9 @@ def _duplicates(rows: segments.Segments) -> Bool[np.ndarray, " n"]:
     for group in np.split(order, bounds):
         for place in range(1, len(group)):
             row, before = group[place], group[:place]
-            near = np.abs(rows.start_sec[before] - rows.start_sec[row]) <= _DUPLICATE_SEC
-            near &= np.abs(rows.end_sec[before] - rows.end_sec[row]) <= _DUPLICATE_SEC
+            with np.errstate(over="ignore"):
+                near = np.abs(rows.start_sec[before] - rows.start_sec[row]) <= _DUPLICATE_SEC
+                near &= np.abs(rows.end_sec[before] - rows.end_sec[row]) <= _DUPLICATE_SEC
             duplicate[row] = bool(np.any(near & ~duplicate[before]))
     return duplicate
 
