@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import math
+import pickle
 import pickletools
 import random
 import resource
@@ -28,6 +29,7 @@ import media
 from tsp_jax import clip_segments, clips, features, global_features, groundtruth, predictions, records, video_list
 from tsp_jax.extraction import clip_stream
 from tsp_jax.features import __main__ as features_command
+from tsp_jax.localization import segments
 from tsp_jax.system import timing
 from tsp_jax.video import decoding, scanning
 
@@ -387,6 +389,37 @@ def use_json(folder: Path) -> object:
     return annotation_formats.read_actions("thumos14", folder, "valid")
 
 
+def evaluate_seeds(folder: Path) -> list[Seed]:
+    action = {"segment": [1.5, 4.0], "label": "run", "label_id": 1}
+    database = {"a": {"subset": "validation", "duration": 9.0, "annotations": [action, action]}, "名前": {"subset": "testing"}}
+    row = {"label": "run", "score": 0.5, "segment": [1.0, 4.5]}
+    results = {"version": "VERSION 1.3", "results": {"a": [row, {**row, "score": 1}], "名前": []}, "external_data": {}}
+    arrays = {"t-start": np.float32([1.0, 2.0]), "t-end": np.float32([3.0, 4.0]), "score": np.float32([0.5, 0.25])}
+    arrays = {"video-id": ["a", "b"], **arrays, "label": np.array([1, 1])}
+    epic = "video_id,start_timestamp,stop_timestamp,verb_class\na,00:00:01.08,0:03.38,1\na,5,6,2\n"
+    texts = {"predictions.json": json.dumps(results), "groundtruth.json": json.dumps({"database": database})}
+    texts |= {"epic.csv": epic, "run_test.txt": "a 1.5 20.0\nb  0.0 3.5\n"}
+    seeds = [Seed({name: text.encode()}, is_text=True) for name, text in texts.items()]
+    return [*seeds, Seed({"results.pkl": pickle.dumps(arrays)}), Seed({"results.pkl": pickle.dumps(arrays, 2)})]
+
+
+def use_evaluate(folder: Path) -> object:
+    from tsp_jax.localization import annotations, detections, evaluation
+
+    (path,) = folder.iterdir()
+    truth = annotations.Instances()
+    truth.add("a", "run", 1.5, 4.0)
+    if path.name in ("predictions.json", "results.pkl"):
+        found = evaluation.evaluate(path, truth.ground_truth(""), "opentad", labels=["jump", "run"])
+    else:
+        whole, subset = (folder, "test") if path.suffix == ".txt" else (path, "validation")
+        predicted = detections.Detections(("a",), ("run",), segments.make([0], [0], [1.0], [4.5], [0.5]))
+        flags = {"subset": subset, "label_column": "verb", "on_unknown": "skip"}
+        found = evaluation.evaluate(predicted, whole, "opentad", **flags)
+    assert 0 <= found.average_mAP <= 1
+    return json.dumps(found.to_json(), allow_nan=False)
+
+
 def hdf5_seeds(folder: Path) -> list[Seed]:
     import h5py
 
@@ -522,6 +555,7 @@ KINDS: dict[str, Kind] = {
     "video": Kind(video_seeds, use_video, (scanning.VideoError,), names_file=False),
     "csv": Kind(csv_seeds, use_csv, (ValueError,)),
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
+    "evaluate": Kind(evaluate_seeds, use_evaluate, (ValueError, segments.EvaluationError, FileNotFoundError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),
     "records": Kind(records_seeds, use_records, (records.RecordsError,)),
     "frames": Kind(frames_seeds, use_frames, (ValueError,), names_file=False),

@@ -148,6 +148,7 @@ def test_all_faults_are_listed_at_once_and_counted(tmp_path: Path):
         ('{"results": {}', "found no JSON"),
         ('{"results" {}}', "found no JSON"),
         ('{"results": {"a": ' + "[" * 100_000, "nest too deep"),
+        ('{"results": {"a": [' + "1" * 5000 + "]}}", "A number has thousands of digits"),
         ("<html>", "a web page"),
     ],
 )

@@ -23,6 +23,7 @@ SHORT = {
     "video": 40,
     "csv": 100,
     "json": 100,
+    "evaluate": 150,
     "hdf5": 40,
     "records": 12,
     "frames": 100,

@@ -237,7 +237,7 @@ def _from_json(path: Path, text: str, task: Task) -> Detections:
     expected = f"{path}: expected predictions as {_EXPECTED[task]}"
 
     def video(name: str, at: int) -> int:
-        entries, end = _DECODER.raw_decode(text, at)
+        entries, end = _value(text, at)
         rows.add_video(name, entries)
         return end
 
@@ -248,7 +248,7 @@ def _from_json(path: Path, text: str, task: Task) -> Detections:
                 raise ValueError(f"{expected}; `results` is no object")
             found = True
             return _read_object(text, at, video)
-        value, end = _DECODER.raw_decode(text, at)
+        value, end = _value(text, at)
         if name in ("external_data", "tsp_jax"):
             other[name] = value
         return end
@@ -303,6 +303,16 @@ def _read_object(text: str, at: int, member: Callable[[str, int], int]) -> int:
         if text[at : at + 1] != ",":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
         at = _after_space(text, at + 1)
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    """Returns the JSON value at a place of a text, and where it ends; raises JSONDecodeError if there is none."""
+    try:
+        return _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # from int()
+        raise json.JSONDecodeError("A number has thousands of digits", text, at) from error
 
 
 def _after_space(text: str, at: int) -> int:

@@ -190,24 +190,28 @@ def evaluate(
         sources["blocked_videos"] = Source("", "")
     if isinstance(labels, str | Path):
         labels = groundtruth_files.read_label_mapping(labels)
-    found = comparison.compare(
-        predictions,
-        groundtruth,
-        rules,
-        task=task,
-        blocked_videos=blocked_videos or (),
-        on_unknown=on_unknown,
-        labels=labels,
-    )
-    made = Scores(protocol, rules, task, groundtruth.subset, found, sources, predictions.class_scores)
-    match task:
-        case "detection":
-            return dataclasses.replace(made, detection=_score_detections(found, rules))
-        case "proposals":
-            return dataclasses.replace(made, proposals=_score_proposals(found, rules, max_proposals, proposal_rule))
-        case "classification":
-            scored = scores.classification(found.truth, found.predicted, len(found.labels))
-            return dataclasses.replace(made, classification=scored)
+    try:
+        found = comparison.compare(
+            predictions,
+            groundtruth,
+            rules,
+            task=task,
+            blocked_videos=blocked_videos or (),
+            on_unknown=on_unknown,
+            labels=labels,
+        )
+        made = Scores(protocol, rules, task, groundtruth.subset, found, sources, predictions.class_scores)
+        match task:
+            case "detection":
+                return dataclasses.replace(made, detection=_score_detections(found, rules))
+            case "proposals":
+                return dataclasses.replace(made, proposals=_score_proposals(found, rules, max_proposals, proposal_rule))
+            case "classification":
+                scored = scores.classification(found.truth, found.predicted, len(found.labels))
+                return dataclasses.replace(made, classification=scored)
+    except segments.EvaluationError as error:
+        files = " against ".join(sources[role].path for role in ("predictions", "groundtruth") if role in sources)
+        raise segments.EvaluationError(f"{files}: {error}" if files else str(error)) from error
 
 
 def tiou_names(tiou: Sequence[float] | np.ndarray) -> list[str]:
