@@ -249,13 +249,15 @@ def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.
     if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
         raise scanning.VideoError("its name leads out of the folder of videos")
     scan = scanning.scan(video_files.spelled(folder, item.filename))
-    if dated_by_decoding or scan.codec in _HIDES_FRAMES:
+    if dated_by_decoding or scan.codec in _HIDES_FRAMES or not groundtruth.same_fps(scan.timeline.fps, item.fps):
         scan = scanning.rescan(scan)
     if not groundtruth.same_fps(scan.timeline.fps, item.fps):
         raise scanning.VideoError(
             f"{scan.timeline.fps:g} fps, {item.fps:g} in the ground truth; run metadata and groundtruth again"
         )
     grid = clips.resampled(item.num_frames, item.fps, records.FRAME_RATE)
+    if not clips.is_constant(scan.timeline):
+        grid = clips.shown_at(scan.timeline, np.arange(len(grid)) / records.FRAME_RATE)
     needed = np.zeros(max(len(scan.timeline.pts), item.num_frames), bool)
     for span in item.spans:
         needed[grid[span.first : span.end]] = True

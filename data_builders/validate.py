@@ -111,22 +111,23 @@ def _file_findings(
         for line, _ in rows:
             yield row_checks.Finding(line, f"filename {filename!r} can't be read: {error}")
         return
-    scanned, decoded, damage = len(scan.timeline.pts), None, ""
+    fps, num_frames, measured = scan.timeline.fps, len(scan.timeline.pts), None
+    if scan.fault and rows:
+        yield row_checks.Finding(rows[0][0], f"filename {filename!r}: {scan.fault}", is_warning=True)
     for line, segment in rows:
         agrees = True
-        if not groundtruth.same_fps(segment.fps, scan.timeline.fps):
+        if measured is None and (segment.num_frames != num_frames or not groundtruth.same_fps(segment.fps, fps)):
+            # The packets of a damaged file, and of some codecs, promise more frames than decode.
+            fps, num_frames, damage = measured = _measured(path, filename, fps)
+            if damage:
+                message = f"filename {filename!r}: {num_frames} of {len(scan.timeline.pts)} frames decode ({damage})"
+                yield row_checks.Finding(line, f"{message}; repair or replace it", is_warning=True)
+        if not groundtruth.same_fps(segment.fps, fps):
             agrees = False
-            yield row_checks.Finding(line, f"fps {segment.fps}, but the file has {scan.timeline.fps}; {_REMEASURE}")
-        if segment.num_frames != scanned:
-            if decoded is None:
-                # The packets of a damaged file, and of some codecs, promise more frames than decode.
-                decoded, damage = _decoded(path, filename)
-                if damage:
-                    message = f"filename {filename!r}: {decoded} of {scanned} frames decode ({damage}); repair or replace it"
-                    yield row_checks.Finding(line, message, is_warning=True)
-            if segment.num_frames != decoded:
-                agrees = False
-                yield row_checks.Finding(line, f"video-frames {segment.num_frames}, but the file has {decoded}; {_REMEASURE}")
+            yield row_checks.Finding(line, f"fps {segment.fps}, but the file has {fps}; {_REMEASURE}")
+        if segment.num_frames != num_frames:
+            agrees = False
+            yield row_checks.Finding(line, f"video-frames {segment.num_frames}, but the file has {num_frames}; {_REMEASURE}")
         length_sec = segment.num_frames / segment.fps
         if agrees and abs(segment.video_duration_sec - length_sec) > 1 / segment.fps:
             yield row_checks.Finding(
@@ -137,13 +138,13 @@ def _file_findings(
 _REMEASURE = "run `python -m data_builders.metadata`, then `groundtruth` again"
 
 
-def _decoded(path: Path, filename: str) -> tuple[int, str]:
-    """Returns the number of frames that decode, and the error that stopped the decoder, which is empty if there was none."""
+def _measured(path: Path, filename: str, fps: float) -> tuple[float, int, str]:
+    """Returns the frame rate, the number of frames and the damage by decoding; the given rate if no frame decodes."""
     try:
-        measured = measurement.measure(path, filename)
+        found = measurement.measure(path, filename)
     except scanning.VideoError as error:
-        return 0, str(error)
-    return measured.metadata.num_frames, measured.damage
+        return fps, 0, str(error)
+    return found.metadata.fps, found.metadata.num_frames, found.damage
 
 
 def _print_summary(rows: Sequence[groundtruth.Row[groundtruth.AnnotatedSegment]], labels: Sequence[str], head: str) -> None:

@@ -187,6 +187,10 @@ def test_containers_with_frames_of_their_own_mind_give_the_right_ones(name: str,
     assert not failures
     assert len(found) == len(item.spans) == 2
     grid = clips.resampled(item.num_frames, item.fps, 15)
+    if name in ("uneven.mkv", "vp8_hidden.webm"):  # by time
+        timeline = scanning.rescan(scanning.scan(tmp_path / name)).timeline
+        sec = (timeline.pts - timeline.pts[0]) * float(timeline.time_base)
+        grid = np.array([np.flatnonzero(sec <= place / 15 + 0.0016)[-1] for place in range(len(grid))])
     for (_, example), span in zip(found, item.spans, strict=True):
         assert [media.number(frame) for frame in frames_of(example)] == [shown[i] for i in grid[span.first : span.end]]
 
@@ -306,6 +310,7 @@ def test_a_misdated_video_is_read_again_and_not_half_believed(tmp_path: Path, mo
     media.make(tmp_path, "vp8_hidden.webm")
     item = measured(tmp_path / "vp8_hidden.webm", (0, 99))
     monkeypatch.setattr(spans, "_HIDES_FRAMES", frozenset())
+    monkeypatch.setattr(groundtruth, "same_fps", lambda *_: True)  # the rate tells too
     failures: list[spans.Failure] = []
     with pytest.raises(spans.MisdatedError, match="vp8_hidden"):
         list(spans.examples(tmp_path, item, "jpeg", failures.append))

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 FrameSelection = Literal["auto", "reference", "uniform"]
 Method = Literal["reference", "grid", "time"]
@@ -185,6 +185,13 @@ def resampled(num_frames: int, fps: float, frame_rate: float) -> Int64[np.ndarra
     return _every_step(int(num_frames * (frame_rate / fps)), step)
 
 
+def shown_at(timeline: Timeline, seconds: Float64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+    """Returns the number of the frame that is shown at each second after the first frame."""
+    margin_sec = float(timeline.time_base) / 2 + _MARGIN_SEC
+    shown_sec = (timeline.pts - _first_pts(timeline)).astype(np.float64) * float(timeline.time_base)
+    return (np.searchsorted(shown_sec, seconds + margin_sec, side="right") - 1).astype(np.int64)
+
+
 def _plan_by_number(
     timeline: Timeline, geometry: ClipGeometry, num_frames: int, method: Method
 ) -> Int64[np.ndarray, "n_clips clip_len"]:
@@ -216,10 +223,8 @@ def _plan_by_time(timeline: Timeline, geometry: ClipGeometry) -> Int64[np.ndarra
             f"{timeline.duration_sec:.0f} s are more than {MAX_RESAMPLED} frames at {geometry.frame_rate:g} fps; cut the "
             "video, or mend its timestamps"
         )
-    grid = np.arange(int(steps)) / geometry.frame_rate
-    shown_sec = (timeline.pts - _first_pts(timeline)).astype(np.float64) * float(timeline.time_base)
-    shown = (np.searchsorted(shown_sec, grid + margin_sec, side="right") - 1).astype(np.int64)
-    return shown[_first_of_clips(len(grid), geometry)[:, None] + np.arange(geometry.clip_len)]
+    grid = shown_at(timeline, np.arange(int(steps)) / geometry.frame_rate)
+    return grid[_first_of_clips(len(grid), geometry)[:, None] + np.arange(geometry.clip_len)]
 
 
 def _first_of_clips(count: int, geometry: ClipGeometry) -> Int64[np.ndarray, " n_clips"]:

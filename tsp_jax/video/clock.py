@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int64
 from tsp_jax import clips
 
 _RESTART_SEC = 0.1  # decoding times of one recording do not go back by more (FFmpeg's own threshold)
+_MAX_DELAY_SEC = 5.0  # from a frame's decoding to its showing
 _MAX_REORDER = 17  # one more than the packets between which H.264 and HEVC reorder
 # A longer step ahead is a clock that was set, not a hole. FFmpeg takes 10 s for MPEG streams; other files keep their clock.
 _MAX_HOLE_SEC = {True: 10, False: 3600}
@@ -86,6 +87,7 @@ class Dates:
       dated: whether a packet's timestamp is that of its frame. If not, the timeline holds for frames in the decoder's order.
       packet_pts: timestamp to give each packet, so that its frame is known by it: its place if the stream is not `dated`, else
         the mended time; None if the file's own will do.
+      joints: places of the packets with which a new recording begins, other than the first.
       shared: a flag for each packet that says whether the file gives its frame the time of another.
       notes: what is odd but read rightly, a line each.
       fault: what can't be given right; empty if nothing.
@@ -94,6 +96,7 @@ class Dates:
     timeline: clips.Timeline
     dated: bool
     packet_pts: Int64[np.ndarray, " n"] | None
+    joints: frozenset[int]
     shared: Bool[np.ndarray, " n"]
     notes: tuple[str, ...]
     fault: str
@@ -144,7 +147,7 @@ def date(stamps: Stamps, header: Header, shown: Bool[np.ndarray, " n"] | None = 
         count = int(np.count_nonzero(shared))
         notes.append(f"{count} of {len(times)} frames share their time with another; they are shown one after the other")
     _describe_length(timeline, len(shown), bool(shown.all()) and not jumps, header, notes, faults)
-    return Dates(timeline, dated, packet_pts, shared, tuple(notes), "; ".join(faults))
+    return Dates(timeline, dated, packet_pts, frozenset(jump.place for jump in jumps), shared, tuple(notes), "; ".join(faults))
 
 
 class _Times(NamedTuple):
@@ -155,8 +158,9 @@ class _Times(NamedTuple):
 
 
 class _Jump(NamedTuple):
-    """A packet at which the clock jumps by so many units, and the mended time of the first frame from there on."""
+    """The place of a packet at which the clock jumps by so many units, and the mended time of the first frame from there on."""
 
+    place: int
     units: int
     time: int
 
@@ -175,6 +179,8 @@ def _follow(
     A part begins where the clock goes back, or ahead by more than a hole may last.
     """
     clock = pts if dts is None else dts
+    if dts is not None:
+        pts = _near_decoding(pts, dts, header)
     back, reorder = (0, _MAX_REORDER) if dts is None else (_units(_RESTART_SEC, header), 1)
     ahead = _units(_MAX_HOLE_SEC[bool(header.formats & _MPEG)], header)
     places = np.flatnonzero(clock.known)
@@ -190,10 +196,24 @@ def _follow(
         if start:
             shift = end - int(times[0])
             mended[start:stop] += shift
-            jumps.append(_Jump(int(times[0]) - raw_end, end))
+            jumps.append(_Jump(start, int(times[0]) - raw_end, end))
         raw_end = int(times[-1]) + _spacing(times, header)
         end = raw_end + shift
     return mended, jumps
+
+
+def _near_decoding(pts: _Times, dts: _Times, header: Header) -> _Times:
+    """Returns presentation times, as late after decoding as usual where they are far from it.
+
+    For the last packet before the clock restarts FFmpeg may take the time of the first one after it.
+    """
+    delay = pts.values - dts.values
+    both = pts.known & dts.known
+    far = both & (np.abs(delay) > _units(_MAX_DELAY_SEC, header))
+    if not far.any() or far[both].all():
+        return pts
+    usual = int(np.median(delay[both & ~far]))
+    return _Times(pts.known, np.where(far, dts.values + usual, pts.values))
 
 
 def _restarts(values: Int64[np.ndarray, " n"], back: int, ahead: int, reorder: int) -> list[int]:

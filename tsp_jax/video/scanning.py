@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ _OPEN_OPTIONS = {
 }
 MAX_PIXELS = 1 << 26  # pixels in a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # frames in a video: 12 days at 60 fps
+_MARKED = 3  # packets before a joint among which FFmpeg marks one as damaged
 _EARLY_SOUND_SEC = 0.5  # before the first picture, which is worth a note
 
 
@@ -48,6 +49,7 @@ class Scan:
       rotation_deg: degrees by which a player turns the stored picture. We do not turn it, as the original does not.
       trimmed: whether an edit list hides or delays a part of the stream.
       packet_pts: timestamps to give the packets, by which their frames are known; None if the file's own will do.
+      joints: places of the packets with which another of several joined recordings begins.
       start: timestamp of the file's second 0, in units of the timeline's time base.
       notes: what is odd in the file but read rightly, a line each.
       fault: what of the file can't be given, with seconds and counts; empty if nothing is missing.
@@ -61,6 +63,7 @@ class Scan:
     rotation_deg: int
     trimmed: bool
     packet_pts: Int64[np.ndarray, " n"] | None = None
+    joints: frozenset[int] = frozenset()
     start: int = 0
     notes: tuple[str, ...] = ()
     fault: str = ""
@@ -134,7 +137,10 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def packets(
-    container: av.container.InputContainer, stream: av.VideoStream, pts: Int64[np.ndarray, " n"] | None = None
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    pts: Int64[np.ndarray, " n"] | None = None,
+    joints: Collection[int] = (),
 ) -> Iterator[tuple[av.Packet | None, str]]:
     """Yields the stream's packets, each with its fault or "", and then None, which makes a decoder give what it still holds.
 
@@ -142,6 +148,7 @@ def packets(
       container: the open file.
       stream: the stream to read.
       pts: the timestamp to give each packet, as `Scan.packet_pts`; None leaves the file's.
+      joints: `Scan.joints`. MPEG-TS counts its packets; where the count starts again, FFmpeg takes one before for damaged.
     """
     held, error, count = None, "", 0
     try:
@@ -149,6 +156,8 @@ def packets(
             if packet.size:
                 if pts is not None and count < len(pts):
                     packet.pts = int(pts[count])
+                if packet.is_corrupt and any(0 <= joint - count <= _MARKED for joint in joints):
+                    packet = _unmarked(packet)
                 count += 1
                 if held is not None:
                     yield held, "a packet is cut off" if held.is_corrupt else ""
@@ -162,6 +171,15 @@ def packets(
         cut_off = held.is_corrupt or containers.missing_bytes(container.name) > 0
         yield held, "a packet is cut off" if cut_off else ""
     yield None, error
+
+
+def _unmarked(packet: av.Packet) -> av.Packet:
+    """Returns a copy that is not marked as damaged."""
+    copy = av.Packet(bytes(packet))
+    copy.stream, copy.time_base = packet.stream, packet.time_base
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    copy.is_keyframe = packet.is_keyframe
+    return copy
 
 
 def reason_of(error: Exception) -> str:
@@ -232,6 +250,7 @@ def _dated(video: Scan, dates: clock.Dates, found: _Found) -> Scan:
         timeline=dates.timeline,
         dated=dates.dated,
         packet_pts=dates.packet_pts,
+        joints=dates.joints,
         start=int(dates.timeline.pts[0]),
         notes=(*found.notes, *dates.notes),
         fault=dates.fault,
