@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from tsp_jax import clip_times, features, groundtruth, predictions
+from tsp_jax import clip_times, clips, features, groundtruth, predictions
 from tsp_jax.report import figures
 from tsp_jax.video import decoding, scanning
 
@@ -179,7 +179,7 @@ def describe(
 
 
 def frames(path: Path) -> tuple[str, str]:
-    """Returns frames of a video, evenly spaced in time, as a data URI, and what is damaged in it (empty if nothing is).
+    """Returns frames of a video, evenly spaced in time, as a data URI, and what is damaged or missing (empty if nothing is).
 
     Raises:
       VideoError: the video can't be read.
@@ -188,14 +188,15 @@ def frames(path: Path) -> tuple[str, str]:
     shown, reader = _read_frames(scanned)
     if reader.misdated:
         shown, reader = _read_frames(scanning.rescan(scanned))
-    return figures.strip(shown), reader.damage
+    return figures.strip(shown), "; ".join(text for text in (reader.video.fault, reader.damage) if text)
 
 
 def _read_frames(scanned: scanning.Scan) -> tuple[list[np.ndarray | None], decoding.Reader]:
     """Returns the frames in the middle of equal parts of a video, None for a lost one, and the reader that read them."""
-    count = len(scanned.timeline.pts)
-    chosen = ((np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * count).astype(int)
-    needed = np.zeros(count, bool)
+    timeline = scanned.timeline
+    middle_sec = (np.arange(THUMBNAILS) + 0.5) / THUMBNAILS * timeline.duration_sec
+    chosen = clips.shown_at(timeline, middle_sec)
+    needed = np.zeros(len(timeline.pts), bool)
     needed[chosen] = True
     reader = decoding.Reader(scanned, needed)
     found = dict(reader)

@@ -45,6 +45,10 @@ def check(video: scanning.Scan) -> None:
         wrong.append("VP8's hidden frames")
     if os.fsencode(video.path).decode(errors="replace") != str(video.path):
         wrong.append("a name that is not UTF-8")
+    if video.dated and video.packet_pts is not None:
+        wrong.append("a clock that starts again or repeats")
+    if video.other_pictures:
+        wrong.append("several video tracks or a cover")
     frame = _first_frame(video.path)
     if frame is not None:
         if frame.colorspace not in _BT601_OR_UNSPECIFIED:

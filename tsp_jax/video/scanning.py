@@ -49,6 +49,7 @@ class Scan:
       rotation_deg: degrees by which a player turns the stored picture. We do not turn it, as the original does not.
       trimmed: whether an edit list hides or delays a part of the stream.
       packet_pts: timestamps to give the packets, by which their frames are known; None if the file's own will do.
+      other_pictures: whether the file has other video tracks, or a cover.
       joints: places of the packets with which another of several joined recordings begins.
       start: timestamp of the file's second 0, in units of the timeline's time base.
       notes: what is odd in the file but read rightly, a line each.
@@ -63,6 +64,7 @@ class Scan:
     rotation_deg: int
     trimmed: bool
     packet_pts: Int64[np.ndarray, " n"] | None = None
+    other_pictures: bool = False
     joints: frozenset[int] = frozenset()
     start: int = 0
     notes: tuple[str, ...] = ()
@@ -196,6 +198,7 @@ class _Found(NamedTuple):
     codec: str
     formats: str
     rotation_deg: int
+    other_pictures: bool
     notes: tuple[str, ...]
 
 
@@ -233,6 +236,7 @@ def _read(path: Path, *, decode: bool) -> _Found:
             stream.codec_context.codec.canonical_name,
             container.format.name,
             rotation_deg or 0,
+            len(container.streams.video) > 1,
             _notes(container, stream),
         )
 
@@ -251,6 +255,7 @@ def _dated(video: Scan, dates: clock.Dates, found: _Found) -> Scan:
         dated=dates.dated,
         packet_pts=dates.packet_pts,
         joints=dates.joints,
+        other_pictures=found.other_pictures,
         start=int(dates.timeline.pts[0]),
         notes=(*found.notes, *dates.notes),
         fault=dates.fault,
