@@ -116,6 +116,9 @@ def test_what_counts_as_constant():
     assert not moved(smooth.pts, 29.0) and not moved(smooth.pts, 60.0)
     assert clips.is_constant(even(100, Fraction(30000, 1001), Fraction(1, 30)))  # whole frames of a rate that is nearly it
     assert not clips.is_constant(clips.Timeline(np.array([0]), MS, 1.0, duration_sec=20.0))
+    assert not clips.is_constant(clips.Timeline(np.array([0, 20_000]), MS, 2 / 21, duration_sec=21.0))
+    dropped = np.array([number for number in range(240) if number % 6 != 3])  # as AVI dates them
+    assert not clips.is_constant(clips.Timeline(dropped, Fraction(1, 30), 25.0, duration_sec=8.0))
 
 
 # ---------------------------------------------------------------------------------------------------------------- the files
@@ -138,6 +141,14 @@ def test_rows_of_uneven_files_show_their_seconds(name: str, container: str, tmp_
         for row in range(int((found["duration_sec"] * 15 + 0.03 - 16) // 16 + 1))
     ]
     assert rows == expected and len(rows) >= 6
+
+
+def test_frames_dropped_from_avi_leave_their_chunks_empty(tmp_path: Path):
+    shown = [number for number in range(240) if number % 6 != 3]
+    path = media.write(tmp_path / "v.avi", codec="mpeg4", frames=200, pts=shown, b_frames=0, options={"b": "800k"})
+    rows, found, reason, _ = read(path)
+    assert found["frames_by"] == "time" and not reason
+    assert rows == [[max(i for i, at in enumerate(shown) if at <= 2 * (16 * k + j)) for j in range(16)] for k in range(7)]
 
 
 @pytest.mark.parametrize(("fps", "frames"), [(1, 8), (2, 16), (4, 32), (5, 40), (120, 960), (240, 1920)])

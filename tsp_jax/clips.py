@@ -14,6 +14,8 @@ Method = Literal["reference", "grid", "time"]
 MAX_RESAMPLED = 1 << 21  # 38 hours at 15 fps; what metadata claims is not believed beyond, for a plan takes memory
 _EVEN_FRAMES = 0.25  # how far a timestamp of a constant rate may lie from the even grid, in frames
 _DRIFT_FRAMES, _DRIFT = 1.5, 2e-5  # how far timestamps and rate may part over a video, in frames and relative to its length
+_MAX_DRIFT = 0.1  # the same for videos of few frames, relative to their length
+_NEARLY_WHOLE = 2e-3  # by how much a frame may differ from a whole number of units for its timestamps to be rounded ones
 _MARGIN_SEC = 1e-3  # containers with milliseconds round or cut off
 
 
@@ -148,8 +150,10 @@ def is_constant(timeline: Timeline) -> bool:
     fps, pts = check_fps(timeline.fps), timeline.pts
     frames = (pts - _first_pts(timeline)).astype(np.float64) * (float(timeline.time_base) * fps)  # timestamps in frames
     units = 1 / (fps * float(timeline.time_base))  # of the time base, in a frame
-    rounding = 0.0 if abs(units - round(units)) < 1e-6 else 1 / units
-    allowed = max(_EVEN_FRAMES, rounding)
+    away_from_whole = abs(units - round(units))
+    # A coarse time base rounds a rate that is nearly its own, such as 29.97 in thirtieths. Any other rate in it is uneven.
+    is_rounded = away_from_whole > 1e-6 and (units >= 2 or away_from_whole < _NEARLY_WHOLE)
+    allowed = max(_EVEN_FRAMES, 1 / units if is_rounded else 0.0)
     inner = frames[1:-1] if len(frames) >= 4 else frames
     if len(inner) < 2:
         return timeline.duration_sec * fps <= len(pts) + _DRIFT_FRAMES  # a picture may be shown for long
@@ -158,7 +162,7 @@ def is_constant(timeline: Timeline) -> bool:
     span = inner[-1] - inner[0]
     return bool(
         (away.max() - away.min()) / 2 <= allowed
-        and abs(len(inner) - 1 - span) <= max(_DRIFT_FRAMES, _DRIFT * span)
+        and abs(len(inner) - 1 - span) <= min(max(_DRIFT_FRAMES, _DRIFT * span), _MAX_DRIFT * span + 1 / units)
         and max(frames[1] - frames[0], frames[-1] - frames[-2]) <= 2 + allowed
     )
 
