@@ -460,7 +460,7 @@ OTHER_RUN = {
     "stride": 8,
     "clip_len": 32,
     "frame_rate": 30.0,
-    "frame_selection": "uniform",
+    "frame_selection": "auto",
     "decoder": "decord",
     "dtype": "bfloat16",
     "checkpoint_sha256": "cd" * 32,
