@@ -323,15 +323,14 @@ def _describe_length(
     if abs(timeline.pts[0] * unit) >= _FAR_START_SEC:
         notes.append(f"the clock starts at {timeline.pts[0] * unit:.2f} s; seconds count from there")
     if header.rate and timeline.fps != float(header.rate):
-        notes.append(f"the header says {float(header.rate):.2f} fps; by the frames' times it is {timeline.fps:.2f} on average")
+        nominal = f"the nominal rate is {float(header.rate):.2f} fps"
+        notes.append(f"{nominal}; by the frames' times it is {timeline.fps:.2f} on average")
     gaps = np.diff(seconds)
     holes = np.flatnonzero(gaps > max(_HOLE_SEC, _HOLE_FRAMES * float(np.median(gaps)))) if len(gaps) else []
     if len(holes):
         longest = int(holes[np.argmax(gaps[holes])])
-        notes.append(
-            f"{len(holes)} times no frame for {gaps[holes].sum():.2f} s in all, the longest {gaps[longest]:.2f} s from "
-            f"{seconds[longest]:.2f} s on; the picture before is held"
-        )
+        total = f"{len(holes)} hole{'s' if len(holes) > 1 else ''} without frames, {gaps[holes].sum():.2f} s in all"
+        notes.append(f"{total}, the longest {gaps[longest]:.2f} s from {seconds[longest]:.2f} s on; the picture before is held")
     if not (comparable and header.whole and header.formats & _WITH_DURATIONS):
         return
     if "avi" not in header.formats and header.frames > num_packets:  # AVI counts empty chunks too
