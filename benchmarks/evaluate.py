@@ -2,8 +2,10 @@
 
     python -m benchmarks.evaluate                              29,556 synthetic predictions of 4,926 videos, both sides
     python -m benchmarks.evaluate --predictions 1000000 --sides ours
+    python -m benchmarks.evaluate --protocols                  the same predictions under every protocol; nothing is timed
 
-The input is random: videos, instances and classes as in ActivityNet's validation subset. Each turn is a process of its own
+The input is random: videos, instances and classes as in ActivityNet's validation subset, with a few repeated and very short
+instances, and predictions of a video without instances. Each turn is a process of its own
 that reads the files and scores them with one thread. It reports its seconds of CPU, imports aside, and its most memory.
 """
 
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the number of turns of each side; default 3")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="what is measured; default both")
     parser.add_argument("--one", nargs=3, metavar=("SIDE", "PREDICTIONS", "GROUNDTRUTH"), help=argparse.SUPPRESS)
+    parser.add_argument("--protocols", action="store_true", help="print the scores of the predictions under every protocol")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(_measure(*options.one)))
@@ -41,6 +45,9 @@ def main() -> None:
         print(
             f"{options.predictions:,} predictions ({size:.0f} MB) of {VIDEOS:,} videos, {INSTANCES:,} instances, 10 thresholds"
         )
+        if options.protocols:
+            print("\n".join(_protocols(*paths)))
+            return
         turns: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(options.repeats):
             for side in options.sides:
@@ -62,18 +69,21 @@ def _write(folder: Path, count: int) -> tuple[Path, Path]:
     label = draw.integers(0, CLASSES, VIDEOS)[video]
     start = draw.uniform(0, 100, INSTANCES)
     end = start + draw.uniform(1, 80, INSTANCES)
+    end[::500] = start[::500] + 5e-4 * (np.arange(len(start[::500])) % 2)
+    for column in (video, label, start, end):
+        column[1:40] = column[0:1]
     database: dict[str, dict[str, object]] = {
         f"v_{name:011d}": {"subset": "validation", "duration": 200.0, "annotations": []} for name in range(VIDEOS)
     }
     for row in range(INSTANCES):
-        item = {"segment": [round(start[row], 2), round(end[row], 2)], "label": f"class {label[row]}"}
+        item = {"segment": [round(start[row], 4), round(end[row], 4)], "label": f"class {label[row]}"}
         database[f"v_{video[row]:011d}"]["annotations"].append(item)  # type: ignore (a list)
-    results: dict[str, list[dict[str, object]]] = {name: [] for name in database}
+    results: dict[str, list[dict[str, object]]] = {name: [] for name in [*database, "v_elsewhere"]}
     of, noise = draw.integers(0, INSTANCES, count), draw.normal(0, 8, (count, 2))
     wrong, score = draw.random(count) < 0.3, draw.random(count)
     for row in range(count):
         name, where = label[of[row]], np.sort([start[of[row]] + noise[row, 0], end[of[row]] + noise[row, 1]])
-        results[f"v_{video[of[row]]:011d}"].append({
+        results[f"v_{video[of[row]]:011d}" if row % 100 else "v_elsewhere"].append({
             "label": f"class {(name + 1) % CLASSES if wrong[row] else name}",
             "score": round(float(score[row]), 6),
             "segment": [round(float(where[0]), 3), round(float(where[1]), 3)],
@@ -82,6 +92,20 @@ def _write(folder: Path, count: int) -> tuple[Path, Path]:
     for path, content in zip(paths, ({"results": results}, {"database": database}), strict=True):
         path.write_text(json.dumps(content))
     return paths
+
+
+def _protocols(predictions: Path, groundtruth: Path) -> Iterator[str]:
+    """Yields the rows of a table of the scores of the same files under every protocol."""
+    from tsp_jax.localization import evaluation, protocols
+
+    yield "| protocol | instances | tIoU | mAP at 0.50 | average mAP | Recall@1x |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for name, rules in protocols.PROTOCOLS.items():
+        found = evaluation.evaluate(predictions, groundtruth, name, subset="validation", tiou=None if rules.tiou else [0.5])
+        content, thresholds = found.to_json(), list(found.to_json()["mAP"])
+        recall = f"{100 * found.detection.mean_recall[0].mean():.4f}" if rules.recall_at and found.detection else ""
+        average, half = (f"{100 * value:.4f}" for value in (content["average_mAP"], content["mAP"]["0.50"]))
+        yield f"| {name} | {content['instances']:,} | {thresholds[0]} to {thresholds[-1]} | {half} | {average} | {recall} |"
 
 
 def _turn(side: str, paths: tuple[Path, Path]) -> dict[str, float]:

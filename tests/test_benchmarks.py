@@ -157,3 +157,11 @@ def test_start_and_memory_of_extraction_are_measured(tmp_path: Path):
     runs = json.loads((tmp_path / "result.json").read_text())["memory"]
     assert [item["hours"] for item in runs] == [0.001, 0.002]
     assert all(item["peak"] >= max(rss for _, rss in item["samples"]) > 50e6 for item in runs)
+
+
+def test_evaluation_is_measured_next_to_a_loop_of_the_same_score(tmp_path: Path):
+    printed = run(tmp_path, "evaluate", "--predictions", "3000", "--repeats", "1").splitlines()
+    scores = [line.rpartition(" ")[2] for line in printed[1:]]
+    assert [line.partition(":")[0] for line in printed[1:]] == ["ours", "loop"] and scores[0] == scores[1]
+    table = run(tmp_path, "evaluate", "--predictions", "3000", "--protocols")
+    assert "| opentad | 7,607 | 0.50 to 0.95 |" in table
