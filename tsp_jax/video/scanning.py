@@ -87,7 +87,7 @@ def scan(path: str | Path) -> Scan:
     if np.any(dates.shared):
         # Each of several packets of one time may hold a frame, or a half of one, or one that is never shown.
         decoded = _read(path, decode=True)
-        dates = _date(decoded, decoded.shows | ~dates.shared)
+        dates = _date(decoded, (decoded.shows | ~dates.shared) & ~np.asarray(decoded.stamps.hidden, bool))
     scanned = Scan(path, dates.timeline, dates.dated, found.codec, found.formats, found.rotation_deg, trimmed=False)
     trimmed = any(found.stamps.hidden) or ("mp4" in found.header.formats and bool(dates.timeline.pts[0] != 0))
     return _dated(dataclasses.replace(scanned, trimmed=trimmed), dates, found)
