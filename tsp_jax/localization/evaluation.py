@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from tsp_jax import groundtruth as groundtruth_files
 from tsp_jax import version
-from tsp_jax.localization import annotations, comparison, detections, protocols, scores, segments
+from tsp_jax.localization import annotations, characteristics, comparison, detections, diagnosis, protocols, scores, segments
 from tsp_jax.system import texts
 
 ProposalRule = Literal["ratio", "top_k"]
@@ -39,7 +39,7 @@ class Scores:
     Attributes:
       protocol: the name of the protocol.
       rules: the protocol's rules, with the thresholds that were asked for.
-      task: what was scored; it decides which of the last three attributes is not None.
+      task: what was scored; it decides which of `detection`, `proposals` and `classification` is not None.
       subset: the subset of the ground truth; empty if its file has none.
       comparison: the instances and predictions that were compared, as arrays, with their notes.
       sources: the files that were read, by role: `predictions`, `groundtruth`, `blocked_videos`.
@@ -47,6 +47,7 @@ class Scores:
       detection: the scores of detections.
       proposals: the scores of proposals.
       classification: the scores of labels of videos.
+      diagnosis: the error analysis of detections, if it was asked for.
     """
 
     protocol: str
@@ -59,6 +60,7 @@ class Scores:
     detection: scores.DetectionScores | None = None
     proposals: scores.ProposalScores | None = None
     classification: scores.ClassificationScores | None = None
+    diagnosis: diagnosis.Diagnosis | None = None
 
     @property
     def average_mAP(self) -> float:
@@ -112,6 +114,8 @@ class Scores:
             content |= _proposals_json(self.proposals, self.average_recall)
         if self.classification is not None:
             content |= _classification_json(self.classification, found)
+        if self.diagnosis is not None:
+            content["diagnosis"] = dataclasses.asdict(self.diagnosis)
         return content | {
             "class_scores": self.class_scores,
             "files": {role: dataclasses.asdict(source) for role, source in self.sources.items()},
@@ -151,6 +155,8 @@ def evaluate(
     tiou: Sequence[float] | None = None,
     max_proposals: int | Literal["all"] | None = None,
     proposal_rule: ProposalRule = "ratio",
+    diagnose: bool = False,
+    detad: diagnosis.Detad = "mended",
 ) -> Scores:
     """Returns the scores of predictions by a protocol, as `python -m tsp_jax.evaluate` does.
 
@@ -169,6 +175,8 @@ def evaluate(
       max_proposals: the largest average number of proposals of a video; None for the protocol's, `all` for the average number
         in the file.
       proposal_rule: which proposals are used at each number; `scores.average_recall` explains both rules.
+      diagnose: whether the errors of detections are analysed.
+      detad: whether the analysis repeats the faults of DETAD's code; `diagnosis.diagnose` explains it.
 
     Raises:
       FileNotFoundError: a file is absent.
@@ -176,6 +184,8 @@ def evaluate(
         reasons.
     """
     rules = _rules(protocol, task, tiou)
+    if diagnose and task != "detection":
+        raise ValueError(f"only detections are diagnosed; got the task {task}")
     sources: dict[str, Source] = {}
     if not isinstance(groundtruth, annotations.GroundTruth):
         sources["groundtruth"] = _source(Path(groundtruth))
@@ -203,7 +213,8 @@ def evaluate(
         made = Scores(protocol, rules, task, groundtruth.subset, found, sources, predictions.class_scores)
         match task:
             case "detection":
-                return dataclasses.replace(made, detection=_score_detections(found, rules))
+                analysis = _diagnose(found, groundtruth, rules, detad) if diagnose else None
+                return dataclasses.replace(made, detection=_score_detections(found, rules), diagnosis=analysis)
             case "proposals":
                 return dataclasses.replace(made, proposals=_score_proposals(found, rules, max_proposals, proposal_rule))
             case "classification":
@@ -245,6 +256,19 @@ def _score_detections(found: comparison.Comparison, rules: protocols.Protocol) -
         matcher=rules.matcher,
         envelope=rules.envelope,
         ambiguous=found.ambiguous,
+    )
+
+
+def _diagnose(
+    found: comparison.Comparison, truth: annotations.GroundTruth, rules: protocols.Protocol, detad: diagnosis.Detad
+) -> diagnosis.Diagnosis:
+    return diagnosis.diagnose(
+        found,
+        {name: values[found.truth_row] for name, values in characteristics.of(truth).items()},
+        dict(zip(tiou_names(rules.tiou), rules.tiou, strict=True)),
+        buckets=rules.buckets,
+        min_union_sec=rules.min_union_sec,
+        detad=detad,
     )
 
 

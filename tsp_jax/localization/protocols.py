@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tsp_jax.localization import matching
+from tsp_jax.localization import characteristics, matching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Protocol:
       points: the points of the curve of proposals; None for as many as `max_proposals`.
       videos: the numbers of videos in the published results; empty if not known.
       blocked: the number of videos that the code's own list of blocked videos has.
+      buckets: whose ranges of length, coverage and number a diagnosis groups instances by; DETAD has those of ActivityNet and,
+        for short actions in long videos, those of THUMOS14.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Protocol:
     points: int | None = 100
     videos: Sequence[int] = ()
     blocked: int = 0
+    buckets: characteristics.BucketSet = "activitynet"
 
 
 def _thresholds(first: float, last: float, count: int) -> tuple[float, ...]:
@@ -81,6 +84,7 @@ _THUMOS14 = dataclasses.replace(
     subset="test",
     ambiguous="skip",
     videos=(212, 213),
+    buckets="thumos14",
 )
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -98,14 +102,17 @@ PROTOCOLS: dict[str, Protocol] = {
     "thumos14-challenge": dataclasses.replace(
         _THUMOS14, source="the THUMOS14 challenge's evaluation code", matcher="by_instance", envelope=False
     ),
-    "thumos14-opentad": dataclasses.replace(_OPENTAD, tiou=_THUMOS14.tiou, subset="test"),
+    "thumos14-opentad": dataclasses.replace(_OPENTAD, tiou=_THUMOS14.tiou, subset="test", buckets="thumos14"),
     "hacs": dataclasses.replace(_ACTIVITYNET, source="ActivityNet's evaluation code, as the HACS challenge used it"),
-    "fineaction": dataclasses.replace(_ACTIVITYNET, source="ActivityNet's evaluation code, as FineAction uses it"),
+    "fineaction": dataclasses.replace(
+        _ACTIVITYNET, source="ActivityNet's evaluation code, as FineAction uses it", buckets="thumos14"
+    ),
     "epic-kitchens": dataclasses.replace(
         _ACTIVITYNET,
         source="EPIC-Kitchens' evaluation code (github.com/epic-kitchens/C2-Action-Detection) for verbs or nouns",
         tiou=_thresholds(0.1, 0.5, 5),
         unknown_labels="skip",
+        buckets="thumos14",
     ),
     "custom": dataclasses.replace(_ACTIVITYNET, source="ActivityNet's evaluation code with other thresholds", tiou=()),
 }
