@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from tsp_jax import groundtruth as groundtruth_files
 from tsp_jax import version
 from tsp_jax.localization import annotations, characteristics, comparison, detections, diagnosis, protocols, scores, segments
+from tsp_jax.localization.diagnosis import Diagnosis
 from tsp_jax.system import texts
 
 ProposalRule = Literal["ratio", "top_k"]
@@ -60,7 +61,7 @@ class Scores:
     detection: scores.DetectionScores | None = None
     proposals: scores.ProposalScores | None = None
     classification: scores.ClassificationScores | None = None
-    diagnosis: diagnosis.Diagnosis | None = None
+    diagnosis: Diagnosis | None = None
 
     @property
     def average_mAP(self) -> float:
@@ -261,7 +262,7 @@ def _score_detections(found: comparison.Comparison, rules: protocols.Protocol) -
 
 def _diagnose(
     found: comparison.Comparison, truth: annotations.GroundTruth, rules: protocols.Protocol, detad: diagnosis.Detad
-) -> diagnosis.Diagnosis:
+) -> Diagnosis:
     return diagnosis.diagnose(
         found,
         {name: values[found.truth_row] for name, values in characteristics.of(truth).items()},
