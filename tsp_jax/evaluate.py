@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tsp_jax.localization import annotations, comparison, detections, evaluation, protocols
+from tsp_jax.localization import annotations, comparison, detections, diagnosis, diagnosis_tables, evaluation, protocols
 from tsp_jax.localization.evaluation import Scores, evaluate
 from tsp_jax.system import cli, files
 
@@ -48,6 +48,8 @@ def _work(options: argparse.Namespace) -> None:
         tiou=options.tiou,
         max_proposals=options.max_proposals,
         proposal_rule=options.proposal_rule,
+        diagnose=options.diagnose,
+        detad=options.detad,
     )
     if options.output:
         with files.replacing(options.output) as temporary:
@@ -93,6 +95,8 @@ def _page(found: Scores, per_class: bool) -> Iterator[str]:
             ]
             yield ""
             yield from _table(["AP % of class", "instances", *names, "average"], lines)
+    if found.diagnosis is not None:
+        yield from _diagnosis_page(found.diagnosis)
     if found.proposals is not None:
         rows = [[str(number), _percent(value)] for number, value in found.average_recall.items()]
         yield from _table(["proposals", "AR %"], rows)
@@ -111,6 +115,15 @@ def _page(found: Scores, per_class: bool) -> Iterator[str]:
             yield from _table(["AP % of class", "videos", "AP %"], lines)
 
 
+def _diagnosis_page(found: diagnosis.Diagnosis) -> Iterator[str]:
+    yield f"\ndiagnosis ({found.detad}, after DETAD): {diagnosis_tables.summary(found)}"
+    for note in found.notes:
+        yield f"note: {note}"
+    for table in diagnosis_tables.tables(found):
+        yield f"\n{table.title}"
+        yield from _table(table.heads, table.rows)
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
@@ -127,7 +140,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tsp_jax.evaluate",
         description=__doc__,
-        epilog="protocols: " + "; ".join(f"{name}: {rules.source}" for name, rules in protocols.PROTOCOLS.items()),
+        epilog="example: python -m tsp_jax.evaluate --predictions detections.json --groundtruth activity_net.v1-3.min.json "
+        "--protocol activitynet --output scores.json -- protocols: "
+        + "; ".join(f"{name}: {rules.source}" for name, rules in protocols.PROTOCOLS.items()),
     )
     add = parser.add_argument
     # fmt: off
@@ -154,9 +169,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="which proposals are used at each number: the same share of every video's (ratio, the official rule, default), or "
         "every video's first ones (top_k)")
     add("--per_class", action="store_true", help="also print the scores of each class")
+    add("--diagnose", action="store_true",
+        help="also analyse the errors of detections as DETAD does: kinds of false positives, what each costs, and how well "
+        "instances of each length, coverage and number are found")
+    add("--detad", default="mended", choices=get_args(diagnosis.Detad),
+        help="whether the analysis repeats the faults of DETAD's code (faithful) or not (mended, default)")
     add("--output", type=Path, metavar="SCORES.json", help="also write all scores, and how they were made, as JSON")
     # fmt: on
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.diagnose and options.task != "detection":
+        parser.error(f"--diagnose is for detections; --task is {options.task}")
+    return options
 
 
 def _count_or_all(text: str) -> int | str:

@@ -165,16 +165,18 @@ def _places(
     table: Mapping[str, characteristics.Buckets], values: Mapping[str, Float64[np.ndarray, " n"]], notes: list[str]
 ) -> dict[str, Int64[np.ndarray, " n"]]:
     """Returns the range of each instance for each characteristic that is known."""
-    places = {}
+    places, unknown = {}, []
     for name, ranges in table.items():
         place = characteristics.bucket_of(values[name], ranges) if name in values else np.full(1, -1)
         if (place < 0).all():
-            notes.append(f"The characteristic {name} is left out: the ground truth does not have it")
+            unknown.append(name)
             continue
         places[name] = place
         if (place < 0).any():
             count = comparison.counted(int((place < 0).sum()), "instance")
             notes.append(f"The characteristic {name} is not known, or in none of its ranges, for {count}")
+    if unknown:
+        notes.append(f"Characteristics that the ground truth does not have are left out: {', '.join(unknown)}")
     return places
 
 
