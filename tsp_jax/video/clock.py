@@ -338,5 +338,7 @@ def _describe_length(
     elif header.end is not None:
         end_sec = float((header.end - timeline.pts[0]) * timeline.time_base)
         if end_sec - timeline.duration_sec > max(_SHORT_SEC, _SHORT * end_sec):
-            text = f"the header promises {end_sec:.2f} s, the pictures last {timeline.duration_sec:.2f} s"
-            (faults if header.alone else notes).append(text)
+            if header.alone:
+                faults.append(f"the header promises {end_sec:.2f} s, the pictures last {timeline.duration_sec:.2f} s")
+            else:
+                notes.append(f"the file lasts {end_sec:.2f} s, its pictures {timeline.duration_sec:.2f} s")
