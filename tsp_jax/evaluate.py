@@ -140,9 +140,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tsp_jax.evaluate",
         description=__doc__,
-        epilog="example: python -m tsp_jax.evaluate --predictions detections.json --groundtruth activity_net.v1-3.min.json "
-        "--protocol activitynet --output scores.json -- protocols: "
-        + "; ".join(f"{name}: {rules.source}" for name, rules in protocols.PROTOCOLS.items()),
+        epilog="protocols: "
+        + "; ".join(f"{name}: {rules.source}" for name, rules in protocols.PROTOCOLS.items())
+        + ". example: python -m tsp_jax.evaluate --predictions detections.json --groundtruth activity_net.v1-3.min.json "
+        "--protocol activitynet --output scores.json",
     )
     add = parser.add_argument
     # fmt: off
