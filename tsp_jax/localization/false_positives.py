@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from tsp_jax.localization import matching, normalized_precision, segments
 
 Segments = segments.Segments
-KINDS = ("true positive", "double detection", "wrong label", "localization", "confusion", "background")
+KINDS: tuple[str, ...] = ("true positive", "double detection", "wrong label", "localization", "confusion", "background")
 GROUPS = 10  # the first G predictions of a class with G instances, the next G, and so on
 _LEAST_TIOU = 0.1  # an error with less overlap is one of background
 
