@@ -24,9 +24,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tsp_jax import features, global_features
+from tsp_jax import features
 from tsp_jax.features import __main__ as features_command
-from tsp_jax.features import hdf5
+from tsp_jax.features import global_features, hdf5
 from tsp_jax.system import files
 
 ROOT = Path(__file__).parents[1]
@@ -1038,7 +1038,7 @@ def test_a_file_that_is_not_there_exits_with_1(
     assert capsys.readouterr().err == "error: absent.h5: no such file; expected an HDF5 file of features\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["list"], ["merge", "a.h5"], ["export", "a.h5", "--output", "x", "--format", "csv"]])
+@pytest.mark.parametrize("arguments", [[], ["list"], ["merge", "a.h5"], ["export", "a.h5", "--output", "x", "--format", "xls"]])
 def test_wrong_use_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         features_command.main(arguments)

@@ -1,11 +1,79 @@
-"""When the clips of extracted features lie in their video, by the attributes that extraction wrote."""
+"""When the rows of stored features lie in their video, by the attributes that extraction or an import wrote."""
 
+import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from tsp_jax import clips, features
+
+IMPORTED = "timing"  # the attribute that imported features have and extracted ones do not; it says the timing in words
+_MAX = 1e12  # numbers beyond are no timing
+
+
+@dataclasses.dataclass(frozen=True)
+class RowTiming:
+    """When the rows of imported features lie in their video: row k covers frames from `offset + k * stride`, `window` of them.
+
+    Attributes:
+      fps: the frames per second by which the other attributes count.
+      stride: frames from the start of a row to the start of the next; need not be whole.
+      window: frames that a row covers.
+      offset: the frame at which the first row starts; may be negative.
+    """
+
+    fps: float
+    stride: float
+    window: float
+    offset: float = 0.0
+
+    def __post_init__(self):
+        values = dataclasses.astuple(self)
+        if (
+            not all(math.isfinite(value) and abs(value) < _MAX for value in values)
+            or min(self.fps, self.stride, self.window) <= 0
+        ):
+            raise ValueError(
+                f"{self.fps:g} fps, a stride of {self.stride:g}, a window of {self.window:g} and an offset of {self.offset:g} "
+                "frames; expected finite numbers, all above 0 but the offset"
+            )
+
+    def start_sec(self, count: int) -> Float[np.ndarray, " n"]:
+        """Returns the start of each of the first rows in seconds, float64."""
+        return (self.offset + np.arange(count) * self.stride) / self.fps
+
+    def end_sec(self, count: int) -> float:
+        """Returns the second at which the last of the first rows ends."""
+        return (self.offset + (count - 1) * self.stride + self.window) / self.fps
+
+    def resampled(self, count: int, length: int) -> "RowTiming":
+        """Returns the timing of rows that are equal parts of the time that `count` rows cover, a stride around each middle."""
+        stride = self.stride * count / length
+        return RowTiming(self.fps, stride, stride, self.offset + (self.window - self.stride) / 2)
+
+    def attributes(self) -> features.Attributes:
+        """Returns the attributes from which `row_timing` makes this timing."""
+        return {f"row_{key}": float(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def row_timing(video: features.VideoFeatures) -> RowTiming:
+    """Returns the timing of a video's rows, by the attributes of an import, or of an extraction by time.
+
+    Raises:
+      FeatureFileError: the attributes are absent or impossible.
+    """
+    found = video.attributes
+    try:
+        if IMPORTED in found:
+            return RowTiming(*(float(found[f"row_{field.name}"]) for field in dataclasses.fields(RowTiming)))
+        return RowTiming(float(found["frame_rate"]), float(found["stride"]), float(found["clip_len"]))
+    except (LookupError, ValueError, TypeError) as error:
+        reason = f"no attribute {error}" if isinstance(error, LookupError) else str(error)
+        raise features.FeatureFileError(
+            f"video {video.name!r}: expected the attributes that `python -m tsp_jax.features import` writes, found {reason}; "
+            "import it again"
+        ) from error
 
 
 def duration_sec(video: features.VideoFeatures) -> float:
@@ -21,6 +89,9 @@ def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], 
       FeatureFileError: the attributes are absent or impossible, as for `clip_numbers`.
     """
     numbers, found = clip_numbers(video), video.attributes
+    if IMPORTED in found:
+        timing = row_timing(video)
+        return timing.start_sec(len(numbers)), timing.window / timing.fps
     rate, clip_len_sec = float(found["frame_rate"]), int(found["clip_len"]) / float(found["frame_rate"])
     if _is_by_time(found):
         return numbers * int(found["stride"]) / rate, clip_len_sec
@@ -37,6 +108,9 @@ def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
       FeatureFileError: the attributes that say so are absent or impossible.
     """
     found = video.attributes
+    if IMPORTED in found:
+        row_timing(video)
+        return np.arange(len(video.features))
     try:
         fps, rate = clips.check_fps(float(found["fps"])), clips.check_fps(float(found["frame_rate"]))
         frames, stride, clip_len = (int(found[key]) for key in ("frames", "stride", "clip_len"))

@@ -29,7 +29,7 @@ FeatureFileError = hdf5.FeatureFileError
 _CHUNK_BYTES = 1 << 19
 # The attributes that make features comparable. Names and versions may differ.
 _GEOMETRY = ("stride", "clip_len", "frame_rate", "frame_selection", "parts")
-_IDENTITY = (*_GEOMETRY, "decoder", "dtype", "checkpoint_sha256", hdf5.NAMING, "npy_dtype")
+_IDENTITY = (*_GEOMETRY, "decoder", "dtype", "checkpoint_sha256", hdf5.NAMING, "npy_dtype", "timing")
 _FLAG = "frame_selection_flag"
 
 

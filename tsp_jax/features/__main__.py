@@ -1,16 +1,14 @@
-"""Lists, joins and exports files of features: `python -m tsp_jax.features info|merge|export`."""
+"""Lists, joins, imports and exports files of features: `python -m tsp_jax.features info|merge|import|export`."""
 
 import argparse
 import math
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from tsp_jax import features
-from tsp_jax.system import cli, files, progress
+from tsp_jax import features, video_names
+from tsp_jax.localization import feature_exports, feature_formats, feature_sources, resampling
+from tsp_jax.system import cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +22,23 @@ def _work(options: argparse.Namespace) -> int:
     elif options.command == "merge":
         count = features.merge(options.files, options.output, overwrite=options.overwrite)
         print(f"{options.output}: {count} videos of {len(options.files)} files")
+    elif options.command == "import":
+        print("\n".join(_import(options)))
     else:
-        count = export(options.file, options.output, options.format)
-        print(f"{options.output}: {count} {options.format} files")
+        count = feature_exports.export_features(
+            options.files,
+            options.output,
+            options.format,
+            length=options.length,
+            method=options.resample,
+            join=options.join,
+            first_channels=options.first_channels,
+        )
+        print(
+            f"{options.output}: {count} {options.format} files"
+            if options.format != "h5"
+            else f"{options.output}: {count} videos"
+        )
     return 0
 
 
@@ -56,29 +68,49 @@ def info(path: str | Path) -> list[str]:
     return lines
 
 
-def export(path: str | Path, folder: str | Path, kind: str) -> int:
-    """Writes one file for each video: `NAME.npy`, or `NAME.pkl` (a pickled array, as the original writes it).
-
-    Returns:
-      The number of files.
+def export(path: str | Path, folder: str | Path, kind: feature_exports.ExportFormat) -> int:
+    """Writes the features of a file as they are, one file for each video; returns their number.
 
     Raises:
       FeatureFileError: the file is no feature file.
     """
-    folder = Path(folder)
-    videos = features.names(path)
-    files.make_folder(folder)
-    for name in progress.each(videos, "export", len(videos)):
-        rows = features.read(path, name).features
-        with files.replacing(folder / f"{name}.{kind}") as temporary, open(temporary, "wb") as stream:
-            np.save(stream, rows) if kind == "npy" else pickle.dump(rows, stream)
-    return len(videos)
+    return feature_exports.export_features([path], folder, kind)
+
+
+def _import(options: argparse.Namespace) -> list[str]:
+    rule = feature_formats.TimingRule(options.stride, options.window, options.fps, options.offset, options.rescaled)
+    layout = feature_sources.Layout(
+        format=options.format,
+        prefix=options.prefix,
+        suffixes=tuple(options.suffix),
+        key=options.key,
+        channels_first=options.channels_first,
+        join=options.join,
+    )
+    done = feature_formats.import_features(
+        options.files,
+        options.output,
+        rule,
+        options.metadata_csv,
+        layout,
+        names=options.names,
+        skip_unknown=options.on_unknown == "skip",
+        overwrite=options.overwrite,
+    )
+    lines = [f"{options.output}: {len(done.videos)} videos of {done.channels} channels, {rule}"]
+    for names, what in (
+        (done.unknown, "features skipped, of no video in the metadata"),
+        (done.absent, "videos without features"),
+    ):
+        if names:
+            lines.append(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}")
+    return lines
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tsp_jax.features",
-        description="Lists, joins and exports files of features.",
+        description="Lists, joins, imports and exports files of features.",
         epilog="example: python -m tsp_jax.features merge shard0.h5 shard1.h5 --output features.h5",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -88,11 +120,82 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.add_argument("files", nargs="+")
     command.add_argument("--output", required=True, help="the joined file")
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    command = commands.add_parser("export", help="write one file for each video")
-    command.add_argument("file")
-    command.add_argument("--output", required=True, help="the folder to write to")
-    command.add_argument("--format", choices=["npy", "pkl"], default="npy", help="pkl is what the original writes")
+    _add_import(commands)
+    _add_export(commands)
     return parser.parse_args(arguments)
+
+
+def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "import",
+        help="read features of another tool, with their timing, into a file of this project",
+        description="Reads features of another tool, with their timing, into a file of this project.",
+        epilog="example: python -m tsp_jax.features import i3d_features --output thumos14.h5 --metadata_csv thumos14.csv "
+        "--stride 4 --window 16 --fps 30",
+    )
+    command.add_argument("files", nargs="+", help="folders with a file for each video, or HDF5 files; several are joined")
+    command.add_argument("--output", required=True, help="the HDF5 file to write")
+    command.add_argument("--metadata_csv", required=True, help="the metadata CSV with the length of each video")
+    timing = command.add_argument_group("timing", "either --stride, or --rescaled; nothing of this is guessed")
+    timing.add_argument("--stride", type=float, help="frames from the start of one row to the start of the next")
+    timing.add_argument("--window", type=float, help="frames that a row covers (default: --stride)")
+    timing.add_argument("--fps", type=float, help="frames per second by which frames count (default: each video's own)")
+    timing.add_argument("--offset", type=float, default=0.0, help="frame at which the first row starts (default: 0)")
+    timing.add_argument("--rescaled", type=cli.positive_int, help="rows to which each whole video was rescaled, such as 100")
+    layout = command.add_argument_group("layout")
+    layout.add_argument("--format", choices=sorted(feature_sources.FORMATS), help="kind of files (default: the folder's only)")
+    layout.add_argument("--prefix", default="", help="what file names have before the video's name")
+    layout.add_argument("--suffix", nargs="+", default=[""], help="what file names have after it; several are joined in order")
+    layout.add_argument("--key", help="name of the array in an archive, dict or HDF5 file (default: the only or usual one)")
+    layout.add_argument("--channels_first", action="store_true", help="arrays are [channels, n]")
+    _add_join(layout)
+    command.add_argument("--names", choices=video_names.RULES, default=video_names.DEFAULT, help=video_names.HELP)
+    command.add_argument(
+        "--on_unknown", choices=["stop", "skip"], default="stop", help="on features of no video in the metadata"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "export",
+        help="write features for other tools",
+        description="Writes features for other tools, one file for each video; h5 writes one file.",
+        epilog="example: python -m tsp_jax.features export features.h5 --output csv_mean_100 --format csv --length 100 "
+        "--resample bmn",
+    )
+    command.add_argument("files", nargs="+", help="files of features; several are joined on the channels")
+    command.add_argument("--output", required=True, help="the folder to write to; for h5 the file")
+    command.add_argument(
+        "--format",
+        choices=feature_exports.EXPORT_FORMATS,
+        default="npy",
+        help="pkl is what the original of TSP writes, csv BMN's, slowfast TCANet's, pgcn P-GCN's, bmt BMT's (default: npy)",
+    )
+    command.add_argument("--length", type=cli.positive_int, help="rows to which each video is resampled (default: as they are)")
+    command.add_argument(
+        "--resample",
+        choices=resampling.METHODS,
+        default="linear",
+        help="linear as ActionFormer, OpenTAD and G-TAD do, bmn as BMN's features were made (default: linear)",
+    )
+    command.add_argument(
+        "--first_channels",
+        type=cli.positive_int,
+        help="channels of the slow path (slowfast) or of _rgb (bmt); the rest are the fast path or _flow (default: those of "
+        "the first part of joined features, or else all)",
+    )
+    _add_join(command)
+
+
+def _add_join(command: "argparse._ActionsContainer") -> None:
+    command.add_argument(
+        "--join",
+        choices=feature_sources.JOINS,
+        default="equal",
+        help="rows of joined parts: refuse different numbers (equal), cut to the shortest, or interpolate to the longest or "
+        "the first (default: equal)",
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ NAMING = "names"  # the attribute that says by which rule of `video_names` the v
 # The format of HDF5 1.10 (2016): unlike the older default it has checksums, and room for attributes of more than 64 kB.
 _VERSIONS = ("v110", "v110")
 _MAX_GZIP_RATIO = 1100  # Deflate packs at most 1032 to 1, so a header that claims more lies.
+_MAX_CHUNK = 1 << 28  # bytes; HDF5 unpacks whole chunks
+_COMMON_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _MAX_VECTOR = 1 << 16  # numbers in a dataset of one dimension
 # The errors that h5py raises on damaged files. Which one it is depends on the place of the damage.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
@@ -119,6 +121,34 @@ def clip_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if claimed > _MAX_GZIP_RATIO * stored:
         raise FeatureFileError(f"{path}: {name!r} claims {claimed} bytes but stores {stored}; the file is damaged")
     return dataset
+
+
+def foreign_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Returns a video's dataset of numbers as other tools write it, after checks that make it safe to read.
+
+    It may lie in a group of its own, as in ActivityNet's file of C3D features, and in one piece or in chunks.
+
+    Raises:
+      FeatureFileError: it is not such a dataset, does not lie in this file alone, has an uncommon filter, or claims more
+        numbers than its bytes on disk can hold.
+    """
+    item = _linked(file, name)
+    if isinstance(item, h5py.Group) and len(item) == 1 and isinstance(item.get(next(iter(item)), getlink=True), h5py.HardLink):
+        item = item[next(iter(item))]
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or not item.ndim:
+        raise FeatureFileError(f"{path}: {name!r} is not a dataset of numbers; not a file of features")
+    created = item.id.get_create_plist()
+    filters = {created.get_filter(index)[0] for index in range(created.get_nfilters())}
+    if item.external or item.is_virtual or filters - _COMMON_FILTERS:
+        raise FeatureFileError(
+            f"{path}: {name!r} does not lie in this file alone, or is compressed otherwise than by gzip; write it again with "
+            "`h5repack -f GZIP=4`"
+        )
+    stored = min(item.id.get_storage_size(), path.stat().st_size)
+    claimed, chunk = (math.prod(shape) * item.dtype.itemsize for shape in (item.shape, item.chunks or (1,)))
+    if claimed > (_MAX_GZIP_RATIO if filters else 1) * stored or chunk > _MAX_CHUNK:
+        raise FeatureFileError(f"{path}: {name!r} claims {claimed} bytes but stores {stored}; the file is damaged")
+    return item
 
 
 def vector_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
