@@ -214,6 +214,11 @@ def test_unknown_labels_and_videos_are_treated_as_asked(tmp_path: Path, truth: P
     assert tsp_jax.evaluate(videos, truth, on_unknown="skip").average_mAP == 1.0
     with pytest.raises(segments.EvaluationError, match=r"not in the ground truth: 1 of 1 video \(z\)"):
         tsp_jax.evaluate(videos, truth, on_unknown="stop")
+    both = predicted(tmp_path, {**with_more("z"), "b": [{**PERFECT["b"][0], "label": "fly"}]})
+    with pytest.raises(
+        segments.EvaluationError, match=r"predictions\.json against .*groundtruth\.json: (?s:.*)'fly'(?s:.*)\(z\)"
+    ):
+        tsp_jax.evaluate(both, truth, on_unknown="stop")
     # A video of another subset is unknown, one of this subset without annotations is not.
     database = {**DATABASE, "e": {"subset": "validation", "annotations": []}}
     known = save(tmp_path / "more.json", {"database": database})

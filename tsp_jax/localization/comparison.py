@@ -104,12 +104,15 @@ def compare(
         label=_numbers(truth_labels, class_number)[truth_rows.label],
     )
     rows = dataclasses.replace(rows, video=_numbers(names, number)[rows.video])
-    rows = _known_videos(rows, list(number), set(truth.videos), task, on_unknown, dropped, notes)
+    faults: list[str] = []
     if task == "proposals":
         rows = dataclasses.replace(rows, label=np.zeros(len(rows), np.int64))
     else:
         unknown_labels = on_unknown or protocol.unknown_labels
-        rows = _known_labels(rows, predicted_labels, class_number, unknown_labels, dropped, notes)
+        rows = _known_labels(rows, predicted_labels, class_number, unknown_labels, dropped, notes, faults)
+    rows = _known_videos(rows, list(number), set(truth.videos), task, on_unknown, dropped, notes, faults)
+    if faults:
+        raise segments.EvaluationError("\n  ".join(["the predictions do not fit the ground truth:", *faults]))
 
     missed = np.bincount(rows.video, minlength=len(number))[: len(annotated)] == 0
     if missed.any():
@@ -246,6 +249,7 @@ def _known_videos(
     on_unknown: OnUnknown | None,
     dropped: dict[str, int],
     notes: list[str],
+    faults: list[str],
 ) -> segments.Segments:
     """Returns the predictions to score, after what `compare` says of videos that the ground truth does not have."""
     is_unknown = np.array([name not in known for name in videos], bool)[rows.video]
@@ -255,7 +259,8 @@ def _known_videos(
     count = f"{is_unknown.sum():,} of {counted(len(examples), 'video')}{_such_as(examples)}"
     text = "Predictions of videos that are not in the ground truth"
     if on_unknown == "stop":
-        raise segments.EvaluationError(f"{text}: {count}; check --subset and the names, or drop them by --on_unknown skip")
+        faults.append(f"{text}: {count}; check --subset and the names, or drop them by --on_unknown skip")
+        return rows
     if on_unknown == "skip":
         dropped["predictions_of_unknown_videos"] = int(is_unknown.sum())
         notes.append(f"{text} are dropped: {count}")
@@ -272,6 +277,7 @@ def _known_labels(
     on_unknown: OnUnknown,
     dropped: dict[str, int],
     notes: list[str],
+    faults: list[str],
 ) -> segments.Segments:
     """Returns the predictions whose labels have instances, with the numbers of their classes."""
     label = _numbers(labels, class_number)[rows.label]
@@ -280,12 +286,10 @@ def _known_labels(
         examples = [repr(labels[int(place)]) for place in np.unique(rows.label[is_unknown])]
         text, count = "Predictions of labels that no instance has", f"{is_unknown.sum():,}{_such_as(examples)}"
         if on_unknown == "stop":
-            raise segments.EvaluationError(
-                f"{text}: {count}. Correct the labels, or drop these predictions by --on_unknown skip; the protocol's own code "
-                "ends with an error here"
-            )
-        dropped["predictions_of_unknown_labels"] = int(is_unknown.sum())
-        notes.append(f"{text} are dropped: {count}")
+            faults.append(f"{text}: {count}; correct the labels, or drop these predictions by --on_unknown skip")
+        else:
+            dropped["predictions_of_unknown_labels"] = int(is_unknown.sum())
+            notes.append(f"{text} are dropped: {count}")
     return dataclasses.replace(rows, label=label).take(~is_unknown)
 
 
