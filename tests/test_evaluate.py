@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import tsp_jax
 from tsp_jax import groundtruth
@@ -194,6 +196,11 @@ def test_an_epic_kitchens_csv_needs_a_choice_of_classes(tmp_path: Path, capsys: 
     assert main([*flags, "--label_column", "verb"]) == 0 and "average  100.00" in capsys.readouterr().out
     assert main([*flags, "--label_column", "noun", "--on_unknown", "stop"]) == 2
     assert "labels that no instance has: 2 ('2', '0')" in capsys.readouterr().err
+    both = [{"segment": row["segment"], "verb": row["label"], "noun": 5, "action": "2,5", "score": 0.5} for row in rows]
+    submission = str(save(tmp_path / "submission.json", {"version": "0.2", "results": {"P01_01": both}}))
+    for column in ("verb", "noun"):
+        assert main([*flags, "--predictions", submission, "--label_column", column]) == 0
+        assert "average  100.00" in capsys.readouterr().out
     names = save(tmp_path / "labels.json", ["take", "put", "wash"])
     assert main([*flags, "--label_column", "verb", "--labels", str(names), "--per_class"]) == 0
     assert "wash" in capsys.readouterr().out
@@ -247,6 +254,31 @@ def test_blocked_videos_leave_both_files(tmp_path: Path, truth: Path):
         tsp_jax.evaluate(predicted(tmp_path), truth, blocked_videos=["a", "b"])
     with pytest.raises(segments.EvaluationError, match="expected a JSON list of names"):
         tsp_jax.evaluate(predicted(tmp_path), truth, blocked_videos=save(blocked, {"a": 1}))
+
+
+@hypothesis.given(st.lists(st.integers(0, 2), min_size=2, max_size=2), st.integers(0, 3))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_predictions_may_be_split_into_files(tmp_path_factory: pytest.TempPathFactory, cuts: list[int], seed: int):
+    """The score is that of one file if each video is in one file, even if labels appear in another order."""
+    folder = tmp_path_factory.mktemp("split")
+    truth = save(folder / "groundtruth.json", {"database": DATABASE})
+    draw = np.random.default_rng(seed)
+    results = {
+        name: [
+            {"segment": sorted(draw.integers(0, 40, 2).tolist()), "label": ["run", "jump"][draw.integers(2)], "score": score}
+            for score in draw.integers(0, 3, 8).tolist()
+        ]
+        for name in ("v_a", "b", "z")
+    }
+    items, (first, last) = list(results.items()), sorted(cuts)
+    parts = [dict(items[:first]), dict(items[first:last]), dict(items[last:])]
+    paths = [save(folder / f"{number}.json", {"results": part}) for number, part in enumerate(parts)]
+    found = tsp_jax.evaluate(paths, truth, protocol="opentad")
+    whole = tsp_jax.evaluate(predicted(folder, results), truth, protocol="opentad")
+    np.testing.assert_array_equal(found.detection.ap, whole.detection.ap)
+    assert [role for role in found.sources if role.startswith("pred")] == ["predictions_1", "predictions_2", "predictions_3"]
+    with pytest.raises(segments.EvaluationError, match="two files of predictions have the same videos"):
+        tsp_jax.evaluate([predicted(folder, results)] * 2, truth)
 
 
 def test_the_numbers_of_actionformer_are_classes_of_the_ground_truth(tmp_path: Path, truth: Path):

@@ -147,8 +147,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # fmt: off
-    add("--predictions", required=True, type=Path, metavar="FILE",
-        help="ActivityNet's result JSON, as OpenTAD and `python -m tsp_jax.predict` write it too, or ActionFormer's pickle")
+    add("--predictions", required=True, type=Path, nargs="+", metavar="FILE",
+        help="ActivityNet's result JSON, as OpenTAD and `python -m tsp_jax.predict` write it too, or ActionFormer's pickle; "
+        "several files of different videos are joined")
     add("--groundtruth", required=True, type=Path, metavar="FILE",
         help="JSON in ActivityNet's layout (HACS, FineAction, THUMOS14), THUMOS14's folder of text files, an EPIC-Kitchens CSV "
         "or the CSV of `python -m data_builders.groundtruth`")

@@ -11,6 +11,7 @@ ActionFormer pickles a dict of arrays with one row for each detection: `video-id
 """
 
 import array
+import collections
 import dataclasses
 import json
 import math
@@ -21,9 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tsp_jax import version
 from tsp_jax.localization import segments
-from tsp_jax.system import files, pickles, tables, texts
+from tsp_jax.system import files, pickles, tables, texts, version
 
 Task = Literal["detection", "proposals", "classification"]
 MAX_FILE_BYTES = 1 << 29  # some five million detections; they take about twice as much memory
@@ -89,7 +89,7 @@ def write(path: str | Path, detections: Detections, *, class_scores: str = "") -
         temporary.write_bytes(text)
 
 
-def read(path: str | Path, task: Task = "detection") -> Detections:
+def read(path: str | Path, task: Task = "detection", *, label_key: str = "label") -> Detections:
     """Returns the predictions of a file, after a check of every value.
 
     Times must be finite numbers, and scores numbers other than NaN. An end may lie before its start, as the evaluations that
@@ -98,6 +98,7 @@ def read(path: str | Path, task: Task = "detection") -> Detections:
     Args:
       path: the file of ActivityNet's, OpenTAD's or ActionFormer's kind, or one that `python -m tsp_jax.predict` wrote.
       task: what the rows must have: `detection` segments and labels, `proposals` segments alone, `classification` labels alone.
+      label_key: the name of the label in entries of a JSON file that have no `label`, as EPIC-Kitchens' `verb` and `noun`.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -110,9 +111,35 @@ def read(path: str | Path, task: Task = "detection") -> Detections:
             head = stream.read(2)
         if head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
             return _from_pickle(path)
-        return _from_json(path, texts.read_text(path, f"expected predictions as {_EXPECTED[task]}"), task)
+        return _from_json(path, texts.read_text(path, f"expected predictions as {_EXPECTED[task]}"), task, label_key)
     except ValueError as error:
         raise segments.EvaluationError(str(error)) from error
+
+
+def join(parts: Sequence[Detections]) -> Detections:
+    """Returns the predictions of several files of different videos as those of one file, in the order of the files.
+
+    Raises:
+      EvaluationError: two parts have the same video, or only some have labels that are numbers.
+    """
+    videos = [name for part in parts for name in part.videos]
+    if len(set(videos)) < len(videos):
+        repeated = sorted(name for name, count in collections.Counter(videos).items() if count > 1)
+        raise segments.EvaluationError(
+            f"two files of predictions have the same videos, such as {repeated[0]!r}; give each video in one file"
+        )
+    if len({part.numbered for part in parts if len(part.rows)}) > 1:
+        raise segments.EvaluationError("labels are numbers in some files of predictions and names in others; write names alone")
+    number = {name: place for place, name in enumerate(dict.fromkeys(name for part in parts for name in part.labels))}
+    first, moved = 0, []
+    for part in parts:
+        label = np.array([number[name] for name in part.labels], np.int64)[part.rows.label]
+        moved.append(dataclasses.replace(part.rows, video=part.rows.video + first, label=label))
+        first += len(part.videos)
+    names = [field.name for field in dataclasses.fields(segments.Segments)]
+    rows = segments.Segments(*(np.concatenate([getattr(part, name) for part in moved]) for name in names))
+    scores = "; ".join(dict.fromkeys(part.class_scores for part in parts if part.class_scores))
+    return Detections(tuple(videos), tuple(number), rows, any(part.numbered for part in parts if len(part.rows)), scores)
 
 
 def check_size(path: Path, expected: str) -> None:
@@ -136,8 +163,8 @@ def check_size(path: Path, expected: str) -> None:
 class _Rows:
     """Collects the rows of a file, and what is wrong with it."""
 
-    def __init__(self, path: Path, task: Task):
-        self.path = path
+    def __init__(self, path: Path, task: Task, label_key: str):
+        self.path, self.label_key = path, label_key
         self.task: Task = task
         self.videos: list[str] = []
         self.labels: dict[str | int, int] = {}
@@ -168,7 +195,7 @@ class _Rows:
                     if not (type(start) in _NUMBERS and type(end) in _NUMBERS and -_INF < start < _INF and -_INF < end < _INF):
                         raise ValueError("segment")
                 if with_label:
-                    label = entry["label"]
+                    label = entry["label"] if "label" in entry else entry[self.label_key]
                     if not ((type(label) is str and label) or type(label) is int):
                         raise ValueError("label")
                 score = entry["score"]
@@ -180,7 +207,7 @@ class _Rows:
             except (KeyError, TypeError, ValueError, OverflowError):
                 del self.start[len(self.video) :], self.end[len(self.video) :], self.score[len(self.video) :]
                 if len(self.faults) < _MAX_FAULTS:
-                    self.faults.append(f"{where} prediction {number}: {_fault(entry, self.task)}")
+                    self.faults.append(f"{where} prediction {number}: {_fault(entry, self.task, self.label_key)}")
                 continue
             self.video.append(video)
             self.label.append(self.labels.setdefault(label, len(self.labels)))
@@ -204,7 +231,7 @@ _NUMBERS = (float, int)
 _INF = math.inf
 
 
-def _fault(entry: Any, task: Task) -> str:
+def _fault(entry: Any, task: Task, label_key: str) -> str:
     """Returns what is wrong with a prediction."""
     if not isinstance(entry, dict):
         return f"expected an object, found {_shown(entry)}"
@@ -213,7 +240,7 @@ def _fault(entry: Any, task: Task) -> str:
         times = entry.get("segment")
         if not (isinstance(times, list) and len(times) == 2 and all(map(_is_finite, times))):
             faults.append(f"segment {_shown(times)}: expected [start, end], two finite numbers of seconds")
-    label = entry.get("label")
+    label = entry.get("label", entry.get(label_key))
     if task != "proposals" and not (type(label) is int or (isinstance(label, str) and label)):
         faults.append(f"label {_shown(label)}: expected a name")
     score: Any = entry.get("score")
@@ -231,9 +258,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _from_json(path: Path, text: str, task: Task) -> Detections:
+def _from_json(path: Path, text: str, task: Task, label_key: str) -> Detections:
     """Reads the text video by video, so that only one video's predictions are objects at a time."""
-    rows, found, other = _Rows(path, task), False, {}
+    rows, found, other = _Rows(path, task, label_key), False, {}
     expected = f"{path}: expected predictions as {_EXPECTED[task]}"
 
     def video(name: str, at: int) -> int:

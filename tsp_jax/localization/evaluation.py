@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from tsp_jax import groundtruth as groundtruth_files
-from tsp_jax import version
 from tsp_jax.localization import annotations, characteristics, comparison, detections, diagnosis, protocols, scores, segments
 from tsp_jax.localization.diagnosis import Diagnosis
-from tsp_jax.system import texts
+from tsp_jax.system import texts, version
 
 ProposalRule = Literal["ratio", "top_k"]
 AR_AT = (1, 5, 10, 50, 100, 200, 500, 1000)
@@ -43,7 +42,8 @@ class Scores:
       task: what was scored; it decides which of `detection`, `proposals` and `classification` is not None.
       subset: the subset of the ground truth; empty if its file has none.
       comparison: the instances and predictions that were compared, as arrays, with their notes.
-      sources: the files that were read, by role: `predictions`, `groundtruth`, `blocked_videos`.
+      sources: the files that were read, by role: `predictions` (`predictions_1`, `predictions_2` … if there are
+        several), `groundtruth`, `blocked_videos`.
       class_scores: what the predictions' file says of scores of classes from elsewhere; empty if it says nothing.
       detection: the scores of detections.
       proposals: the scores of proposals.
@@ -143,7 +143,7 @@ class Scores:
 
 
 def evaluate(
-    predictions: str | Path | detections.Detections,
+    predictions: str | Path | Sequence[str | Path] | detections.Detections,
     groundtruth: str | Path | annotations.GroundTruth,
     protocol: str = "activitynet",
     *,
@@ -162,7 +162,7 @@ def evaluate(
     """Returns the scores of predictions by a protocol, as `python -m tsp_jax.evaluate` does.
 
     Args:
-      predictions: a file of predictions, or what `detections.read` returns.
+      predictions: a file of predictions, several files of different videos, or what `detections.read` returns.
       groundtruth: a file or folder of the ground truth, or what `annotations.read` returns.
       protocol: a name in `protocols.PROTOCOLS`.
       task: what is scored: `detection`, `proposals` or `classification`.
@@ -192,8 +192,11 @@ def evaluate(
         sources["groundtruth"] = _source(Path(groundtruth))
         groundtruth = annotations.read(groundtruth, subset or rules.subset, label_column=label_column)
     if not isinstance(predictions, detections.Detections):
-        sources["predictions"] = _source(Path(predictions))
-        predictions = detections.read(predictions, task)
+        paths = [Path(predictions)] if isinstance(predictions, str | Path) else list(map(Path, predictions))
+        for number, path in enumerate(paths, 1):
+            sources["predictions" if len(paths) == 1 else f"predictions_{number}"] = _source(path)
+        parts = [detections.read(path, task, label_key=label_column or "label") for path in paths]
+        predictions = parts[0] if len(parts) == 1 else detections.join(parts)
     if isinstance(blocked_videos, str | Path):
         sources["blocked_videos"] = _source(Path(blocked_videos))
         blocked_videos = _names(Path(blocked_videos))
@@ -222,7 +225,9 @@ def evaluate(
                 scored = scores.classification(found.truth, found.predicted, len(found.labels))
                 return dataclasses.replace(made, classification=scored)
     except segments.EvaluationError as error:
-        files = " against ".join(sources[role].path for role in ("predictions", "groundtruth") if role in sources)
+        files = " against ".join(
+            sources[role].path for role in ("predictions", "predictions_1", "groundtruth") if role in sources
+        )
         raise segments.EvaluationError(f"{files}: {error}" if files else str(error)) from error
 
 
