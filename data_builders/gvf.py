@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import features, global_features
+from tsp_jax import features
+from tsp_jax.features import global_features
 from tsp_jax.system import cli, errors, progress
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_builders import measurement
-from tsp_jax import groundtruth, video_files, video_list
+from tsp_jax import groundtruth, video_list
 from tsp_jax.system import cli, cpu, errors, progress
-from tsp_jax.video import scanning
+from tsp_jax.video import scanning, searching
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    found = video_files.find(options.videos)
+    found = searching.find(options.videos)
     for line in found.notes:
         video_list.print_note(line)
     measured: list[groundtruth.VideoMetadata] = []
@@ -61,7 +61,7 @@ def _work(options: argparse.Namespace) -> int:
 
 def _measure_listed(path: Path, filename: str) -> measurement.Measurement | str:
     """Returns a video's measurement, or the reason why there is none."""
-    if fault := video_files.picture_fault(path):
+    if fault := searching.picture_fault(path):
         return fault
     if filename != filename.encode(errors="replace").decode():
         which = "the file's name" if path.name != path.name.encode(errors="replace").decode() else "its folder's name"
@@ -84,7 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--videos",
         required=True,
         nargs="+",
-        help=f"{video_files.HELP}; the CSV's file names are relative to the folder, or to the folder that several paths share",
+        help=f"{searching.HELP}; the CSV's file names are relative to the folder, or to the folder that several paths share",
     )
     add("--output", required=True, help="the CSV file to write")
     add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos decoded at once")

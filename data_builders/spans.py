@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tsp_jax import clips, groundtruth, records, transforms, video_files
+from tsp_jax import clips, groundtruth, records, transforms
 from tsp_jax.system import errors, tables
-from tsp_jax.video import decoding, scanning
+from tsp_jax.video import decoding, scanning, searching
 
 Example = dict[str, Any]
 # The packets of these codecs don't show every frame. Only decoding finds all of them.
@@ -248,7 +248,7 @@ def _open(folder: Path, item: Video, dated_by_decoding: bool) -> tuple[decoding.
     """Returns a reader of the frames that the spans need, and the frame number at each grid place."""
     if PurePath(item.filename).is_absolute() or ".." in PurePath(item.filename).parts:
         raise scanning.VideoError("its name leads out of the folder of videos")
-    scan = scanning.scan(video_files.spelled(folder, item.filename))
+    scan = scanning.scan(searching.spelled(folder, item.filename))
     if dated_by_decoding or scan.codec in _HIDES_FRAMES or not groundtruth.same_fps(scan.timeline.fps, item.fps):
         scan = scanning.rescan(scan)
     if not groundtruth.same_fps(scan.timeline.fps, item.fps):

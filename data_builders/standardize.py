@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tsp_jax import video_files, video_list, video_names
+from tsp_jax import video_list, video_names
 from tsp_jax.system import cli, cpu, errors, files, progress, tables
-from tsp_jax.video import scanning, writing
+from tsp_jax.video import scanning, searching, writing
 
 FPS = 30  # the original's frame rate, in which its ground truth counts frames
 ERRORS_FILE = "errors.csv"
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     output = Path(options.output)
-    found = video_files.find(options.input, "--input")
+    found = searching.find(options.input, "--input")
     for line in found.notes:
         video_list.print_note(line)
     targets = plan(found, output)
@@ -59,7 +59,7 @@ def _work(options: argparse.Namespace) -> int:
     return 0
 
 
-def plan(found: video_files.Found, output: Path) -> dict[Path, Path]:
+def plan(found: searching.Found, output: Path) -> dict[Path, Path]:
     """Returns the file to write for each video. It has the video's subfolder and name, but ends with `.mp4`.
 
     Args:
@@ -147,7 +147,7 @@ class _Failures:
 def _standardize_listed(source: Path, target: Path, filename: str, crf: int, failures: _Failures) -> int:
     """Writes a video and returns its number of frames. A video that fails is listed and has 0 frames."""
     try:
-        if fault := video_files.picture_fault(source):
+        if fault := searching.picture_fault(source):
             raise scanning.VideoError(fault)
         written = standardize(source, target, crf, lambda outcome, reason: failures.add(filename, outcome, reason))
         for note in written.notes:
@@ -169,7 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--input", required=True, nargs="+", help=video_files.HELP)
+    add("--input", required=True, nargs="+", help=searching.HELP)
     add("--output", required=True, help="another folder; subfolders and names stay, but files end with .mp4")
     add("--workers", type=cli.positive_int, default=cpu.cores(), help="number of videos converted at once, one core each")
     add(

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from data_builders import measurement, row_checks
-from tsp_jax import groundtruth, video_files
+from tsp_jax import groundtruth
 from tsp_jax.system import cli, cpu, errors, progress
-from tsp_jax.video import scanning
+from tsp_jax.video import scanning, searching
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +100,7 @@ def check_files(
 def _file_findings(
     folder: Path, filename: str, rows: Sequence[tuple[int, groundtruth.AnnotatedSegment]]
 ) -> Iterator[row_checks.Finding]:
-    path = video_files.spelled(folder, filename)
+    path = searching.spelled(folder, filename)
     try:
         if PurePath(filename).is_absolute() or ".." in PurePath(filename).parts:
             raise scanning.VideoError("it leads out of the folder; name it relative to --videos")

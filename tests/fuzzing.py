@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import media
-from tsp_jax import clip_segments, clips, features, global_features, groundtruth, predictions, records, video_list
+from tsp_jax import clip_segments, clips, features, groundtruth, predictions, records, video_list
 from tsp_jax.extraction import clip_stream
 from tsp_jax.features import __main__ as features_command
+from tsp_jax.features import global_features
 from tsp_jax.localization import segments
 from tsp_jax.system import timing
 from tsp_jax.video import decoding, scanning

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data_builders import gvf
-from tsp_jax import features, global_features
+from tsp_jax import features
+from tsp_jax.features import global_features
 
 RUN = {"stride": 16, "clip_len": 16, "frame_rate": 15.0, "checkpoint": "seed 0", "checkpoint_sha256": "00"}
 CLIPS = {"video_b": 37, "a": 1, "名前": 3}

@@ -16,7 +16,8 @@ import scipy.stats
 
 import media
 from data_builders import build
-from tsp_jax import clips, global_features, groundtruth, input_pipeline, records
+from tsp_jax import clips, groundtruth, input_pipeline, records
+from tsp_jax.features import global_features
 
 ROOT = Path(__file__).parents[1]
 FRAMES = {"one": 300, "two": 240, "three": 330}  # of each video, at 30 fps

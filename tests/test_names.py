@@ -15,7 +15,6 @@ from tsp_jax import (
     checkpoints,
     extract,
     features,
-    global_features,
     groundtruth,
     input_pipeline,
     predict,
@@ -24,6 +23,7 @@ from tsp_jax import (
     video_list,
     video_names,
 )
+from tsp_jax.features import global_features
 from tsp_jax.models import functional, tsp
 from tsp_jax.report import __main__ as report
 

@@ -13,7 +13,8 @@ import pytest
 
 import media
 from data_builders import gvf
-from tsp_jax import checkpoints, clip_segments, extract, features, global_features, groundtruth, predict, predictions
+from tsp_jax import checkpoints, clip_segments, extract, features, groundtruth, predict, predictions
+from tsp_jax.features import global_features
 from tsp_jax.models import functional, tsp
 
 ROOT = Path(__file__).parents[1]

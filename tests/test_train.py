@@ -28,7 +28,8 @@ import train_driver
 from convert import orbax_to_torch
 from data_builders import build, gvf, metadata, synthetic
 from data_builders import groundtruth as groundtruth_command
-from tsp_jax import checkpoints, config, extract, global_features, groundtruth, train
+from tsp_jax import checkpoints, config, extract, groundtruth, train
+from tsp_jax.features import global_features
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import trees
 from tsp_jax.training import encoder_task, interruption, loop, run_checkpoints, run_folder, run_log, train_step, warm_start

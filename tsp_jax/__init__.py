@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tsp_jax.version import __version__
+from tsp_jax.system.version import __version__
 
 if TYPE_CHECKING:
     from tsp_jax.api import Features, VideoEncoder, load_encoder, read_features

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tsp_jax import version
 from tsp_jax.models import functional, tsp
-from tsp_jax.system import errors, trees
+from tsp_jax.system import errors, trees, version
 
 FORMAT_VERSION = 1
 

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsp_jax import features, video_files, video_list, video_names, weights
+from tsp_jax import features, video_list, video_names, weights
 from tsp_jax.extraction import engine, failures, flags, parts, stages
 from tsp_jax.features import npy_folder
 from tsp_jax.system import cli, startup
+from tsp_jax.video import searching
 
 _KEPT = "finished videos are kept; run the same command again to continue"
 
@@ -67,7 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, help="a checkpoint folder, a run's workdir, a .pth file, or a released name")
-    add("--videos", required=True, nargs="+", help=f"{video_files.HELP}; with --metadata_csv, the folder of its filenames")
+    add("--videos", required=True, nargs="+", help=f"{searching.HELP}; with --metadata_csv, the folder of its filenames")
     add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
     add(

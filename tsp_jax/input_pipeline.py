@@ -24,7 +24,8 @@ import tensorflow_datasets as tfds
 from absl import flags
 from jaxtyping import Float32, Int64
 
-from tsp_jax import features, global_features, groundtruth, records, transforms, video_names
+from tsp_jax import features, groundtruth, records, transforms, video_names
+from tsp_jax.features import global_features
 from tsp_jax.system import malloc
 
 Batch = dict[str, np.ndarray]

@@ -24,18 +24,18 @@ from tsp_jax import (
     clip_segments,
     clip_times,
     features,
-    global_features,
     groundtruth,
     predictions,
-    video_files,
     video_list,
     video_names,
     weights,
 )
 from tsp_jax.extraction import engine, flags, sinks
 from tsp_jax.extraction import failures as failed_videos
+from tsp_jax.features import global_features
 from tsp_jax.models import backbones
 from tsp_jax.system import cli, progress, startup
+from tsp_jax.video import searching
 
 # ---------------------------------------------------------------------------------------------------------------- command
 
@@ -84,7 +84,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a run's workdir, a checkpoint folder, a .pth file, or a released name")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", nargs="+", help=f"{video_files.HELP}; with --metadata_csv, the folder of its filenames")
+    source.add_argument("--videos", nargs="+", help=f"{searching.HELP}; with --metadata_csv, the folder of its filenames")
     source.add_argument("--features", help="features extracted by the same checkpoint before; nothing is decoded")
     add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")
@@ -324,6 +324,11 @@ def check_made_by(model: checkpoints.Checkpoint, item: features.VideoFeatures, p
     Raises:
       FeatureFileError: another checkpoint extracted them, or they have another width.
     """
+    if clip_times.IMPORTED in item.attributes:
+        raise features.FeatureFileError(
+            f"{path} (video {item.name!r}): imported from another tool; the heads of {model.origin.source} read features of its "
+            "own encoder alone: give --videos, or features that `python -m tsp_jax.extract` wrote with it"
+        )
     found, expected = str(item.attributes.get("checkpoint_sha256", "none")), model.weights_sha256
     if found != expected:
         raise features.FeatureFileError(

@@ -24,8 +24,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-from tsp_jax import clip_segments, clips, groundtruth, version
-from tsp_jax.system import errors, files
+from tsp_jax import clip_segments, clips, groundtruth
+from tsp_jax.system import errors, files, version
 
 FORMAT_VERSION = 1
 VERSION = "VERSION 1.3"  # the version of ActivityNet's annotations, which its evaluation expects

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import clips, video_files, video_names
+from tsp_jax import clips, video_names
 from tsp_jax.system import tables
+from tsp_jax.video import searching
 
 METADATA_COLUMNS = ("filename", "fps", "video-frames")
 _MAX_PATHS_SHOWN = 10
@@ -47,7 +48,7 @@ def list_videos(
     """Returns the videos that `--videos` means, or the videos that a metadata CSV lists, in its order.
 
     Args:
-      videos: a folder, a file, a glob, `@` with a text file of paths, or several of these, as `video_files.find` explains. With
+      videos: a folder, a file, a glob, `@` with a text file of paths, or several of these, as `searching.find` explains. With
         a CSV, the folder of its file names.
       metadata_csv: a CSV with the columns `METADATA_COLUMNS`.
       names: the rule by which the files name their features. Videos that it gives one name have a fault. With None the rule is
@@ -61,10 +62,10 @@ def list_videos(
     """
     rule = names or video_names.DEFAULT
     if metadata_csv is None:
-        found = video_files.find(videos)
+        found = searching.find(videos)
         for line in found.notes:
             note(line)
-        listed = [Video("", path, fault=video_files.picture_fault(path), filename=found.filename(path)) for path in found.paths]
+        listed = [Video("", path, fault=searching.picture_fault(path), filename=found.filename(path)) for path in found.paths]
     else:
         listed = _read_metadata(Path(metadata_csv), _metadata_root(videos))
     named = [dataclasses.replace(item, name=video_names.feature_name(item.filename, rule)) for item in listed]
@@ -116,7 +117,7 @@ def _read_metadata(path: Path, root: Path) -> list[Video]:
     if not rows:
         raise ValueError(f"{path}: lists no video")
     videos = [_metadata_row(row, f"{path.name} line {row.line}", root) for row in rows]
-    return [dataclasses.replace(item, filename=video_files.relative(item.path, root)) for item in videos]
+    return [dataclasses.replace(item, filename=searching.relative(item.path, root)) for item in videos]
 
 
 def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
@@ -132,7 +133,7 @@ def _metadata_row(row: tables.TableRow, where: str, root: Path) -> Video:
         fps, frames = clips.check_fps(_number(row, "fps")), _number(row, "video-frames")
         if not (frames.is_integer() and frames >= 0):
             raise ValueError(f"video-frames is a whole number; got {row.fields['video-frames']!r}")
-        return Video("", video_files.spelled(root, filename), fps, int(frames))
+        return Video("", searching.spelled(root, filename), fps, int(frames))
     except ValueError as error:
         return Video("", path, fault=f"{where}: {error}")
 

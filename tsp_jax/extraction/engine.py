@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from tsp_jax import checkpoints, clips, features, version, video_list
+from tsp_jax import checkpoints, clips, features, video_list
 from tsp_jax.extraction import batches, clip_stream
 from tsp_jax.extraction.failures import Failure
-from tsp_jax.system import progress, timing
+from tsp_jax.system import progress, timing, version
 from tsp_jax.video import decoding
 
 TRACED_BATCHES = 8  # a trace stays in memory until it is written, and grows by megabytes with each batch

@@ -19,7 +19,18 @@ from jax.sharding import Mesh
 from tsp_jax import checkpoints, config, groundtruth, input_pipeline
 from tsp_jax.models import backbones, functional, tsp
 from tsp_jax.system import progress, sharding
-from tsp_jax.training import classification, feed, interruption, optim, processes, run_log, sums, task, train_step, warm_start
+from tsp_jax.training import (
+    classification,
+    feed,
+    interruption,
+    optim,
+    processes,
+    run_log,
+    sums,
+    task,
+    train_step,
+    warm_start,
+)
 
 GROUPS = ("stem", "backbone", "fc")  # the groups of parameters that have a learning rate each
 

@@ -11,8 +11,8 @@ import pytest
 
 import media
 from data_builders import metadata, standardize
-from tsp_jax import groundtruth, video_files, video_list
-from tsp_jax.video import scanning
+from tsp_jax import groundtruth, video_list
+from tsp_jax.video import scanning, searching
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -38,7 +38,7 @@ def write_gif(path: Path, frames: int, loop: int | None = None) -> Path:
 
 def found(*videos: str | Path) -> tuple[str, list[str], list[str]]:
     """The root, the files relative to it, and the notes without the flag."""
-    result = video_files.find(list(videos))
+    result = searching.find(list(videos))
     notes = [note.removeprefix(f"--videos {' '.join(map(str, videos))}: ") for note in result.notes]
     return str(result.root), [result.filename(path) for path in result.paths], notes
 
@@ -115,7 +115,7 @@ def test_a_folder_without_videos_says_what_it_holds(tmp_path: Path):
 
 
 def test_many_files_of_unknown_kinds_are_not_all_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(video_files, "_MAX_OPENED", 3)
+    monkeypatch.setattr(searching, "_MAX_OPENED", 3)
     fill(tmp_path, "a.mp4", *(f"{number}.x" for number in range(5)))
     assert found(tmp_path)[2] == [
         "passed over: 3 files are not videos by their names: 0.x, 1.x, 2.x; "
@@ -172,7 +172,7 @@ def test_a_list_is_relative_to_its_folder_or_the_working_directory(
     (tmp_path / "lists" / "list.txt").write_bytes(end.join(here).encode(encoding))
     monkeypatch.chdir(tmp_path)
     for path in ("v/list.txt", "lists/list.txt"):
-        result = video_files.find(f"@{path}")
+        result = searching.find(f"@{path}")
         assert [unicodedata.normalize("NFC", result.filename(item)) for item in result.paths] == [
             "a.mp4",
             "s/é.mp4",
