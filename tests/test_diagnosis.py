@@ -1,8 +1,11 @@
 """Tests of the error analysis: against plain loops, on cases made by hand, and against DETAD's own numbers."""
 
+import base64
 import dataclasses
 import gzip
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from tsp_jax.localization import (
     protocols,
     segments,
 )
+from tsp_jax.report import __main__ as report
 
 TIOU = {"0.30": 0.3, "0.75": 0.75}
 LABELS = ("dive", "jump", "run")
@@ -196,6 +200,54 @@ def test_the_command_prints_and_writes_the_diagnosis(tmp_path: Path, capsys: pyt
     assert stopped.value.code == 2 and "--diagnose is for detections" in capsys.readouterr().err
     with pytest.raises(ValueError, match="only detections are diagnosed"):
         evaluation.evaluate(tmp_path / "found.json", tmp_path / "truth.json", task="proposals", diagnose=True)
+
+
+def test_a_report_draws_the_diagnosis(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    evil = "<script>alert(1)</script>"
+    items = [{"segment": [0, 20], "label": "run"}, {"segment": [30, 70], "label": "run"}]
+    truth = write_json(tmp_path / "truth.json", {"database": {evil: {"duration": 100, "annotations": items}}})
+    rows = [{"segment": [0, 20], "label": "run", "score": 0.9}, {"segment": [40, 79], "label": "run", "score": 0.8}]
+    found = evaluation.evaluate(write_json(tmp_path / "found.json", {"results": {evil: rows}}), truth, diagnose=True)
+    content, output = found.to_json(), tmp_path / "report.html"
+    scores = write_json(tmp_path / "scores.json", {**content, "protocol": evil})
+    assert report.main(["--scores", str(scores), "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert "Errors of detections" in text and "Missed instances by range" in text and "<script" not in text
+    pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', text)
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert ElementTree.fromstring(base64.b64decode(picture)).tag.endswith("svg")
+    assert found.diagnosis is not None
+    for table in diagnosis_tables.tables(found.diagnosis):
+        assert all(f"<td>{cell}</td>" in text for row in table.rows for cell in row[1:])
+
+    def spoiled(*place: str, value: Any) -> dict[str, Any]:
+        changed = json.loads(json.dumps(content))
+        inner = changed["diagnosis"]
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        return changed
+
+    output.unlink()
+    for wrong, message in (
+        ([], "found something else"),
+        (rows[0], "found something else"),
+        ({**content, "diagnosis": None}, "does not fit"),
+        (dataclasses.replace(found, diagnosis=None).to_json(), "found scores without a diagnosis"),
+        (spoiled("detad", value="other"), "does not fit"),
+        (spoiled("instances", value="1"), "does not fit"),
+        (spoiled("scored", "average_mAP_N", value=1e300), "found a number below -1 or above 1"),
+        (spoiled("characteristics", evil, value={}), "expected characteristics from coverage"),
+        (spoiled("characteristics", "length", value={}), "expected the ranges of length XS, S"),
+        (spoiled("false_positives", "cost", value={}), "expected the costs double detection"),
+        (spoiled("false_positives", "groups", "1G", "share", value={evil: 0.5}), "expected the kinds of predictions"),
+    ):
+        assert report.main(["--scores", str(write_json(tmp_path / "wrong.json", wrong)), "--output", str(output)]) == 1
+        error = capsys.readouterr().err
+        assert message in error and "wrong.json" in error and "Traceback" not in error
+    assert report.main(["--scores", str(tmp_path / "no.json"), "--output", str(output)]) == 1
+    assert "no such file" in capsys.readouterr().err and not output.exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- DETAD's numbers

@@ -1,7 +1,8 @@
 """Writes one HTML page about features: `python -m tsp_jax.report --features F.h5 --groundtruth T.csv --output report.html`.
 
 The page is one file that needs no network. It shows the features of each video next to its ground truth and predictions, all
-clips in two dimensions, how well a linear probe separates actions from background, and how training went.
+clips in two dimensions, how well a linear probe separates actions from background, how training went, and where detections
+fail.
 """
 
 import argparse
@@ -11,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tsp_jax import video_files
-from tsp_jax.report import page, training_section
+from tsp_jax.report import diagnosis_section, page, training_section
 from tsp_jax.system import cli, files
+from tsp_jax.video import searching
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,9 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     with cli.resumable(f"{options.output} is not written"):
-        shown = page.of_features(options) if options.features else page.Page(title="Training curves")
+        title = "Training curves" if options.metrics else "Errors of detections"
+        shown = page.of_features(options) if options.features else page.Page(title=title)
         if options.metrics:
             shown = dataclasses.replace(shown, training=training_section.read(options.metrics))
+        if options.scores:
+            shown = dataclasses.replace(shown, diagnosis=diagnosis_section.read(options.scores))
         text = page.render(shown)
         with files.replacing(options.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -55,15 +59,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="segments of other videos of --features, on which the linear probe is fitted; the page shows the rest. By default "
         "the probe is fitted on the first, third, … video of --groundtruth by name, and measured on the others")  # fmt: skip
     add("--predictions", metavar="JSON", help="predictions of these videos, as `python -m tsp_jax.predict` writes them")
-    add("--videos", nargs="+", metavar="PATH", help=f"the videos, of which frames are shown: {video_files.HELP}")
+    add("--videos", nargs="+", metavar="PATH", help=f"the videos, of which frames are shown: {searching.HELP}")
     add("--metrics", "--plot", nargs="+", action="extend", default=[], metavar="JSONL",
         help="metrics.jsonl of training runs, whose curves are drawn")  # fmt: skip
+    add("--scores", metavar="JSON",
+        help="scores of detections with an analysis of their errors, which is drawn, as `python -m tsp_jax.evaluate --diagnose "
+        "--output` writes them")  # fmt: skip
     add("--max_videos", type=cli.non_negative_int, default=50, metavar="N",
         help="the number of videos that get pictures, the first by name (50)")  # fmt: skip
     add("--output", required=True, metavar="HTML", help="the page")
     options = parser.parse_args(arguments)
-    if not options.features and not options.metrics:
-        parser.error("give --features, --metrics, or both")
+    if not options.features and not options.metrics and not options.scores:
+        parser.error("give --features, --metrics or --scores, or several of them")
     if not options.features:
         needless = ("names", "groundtruth", "probe_groundtruth", "predictions", "videos")
         given = [f"--{name}" for name in needless if getattr(options, name)]
@@ -74,7 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.probe_groundtruth and not options.groundtruth:
         parser.error("--probe_groundtruth needs --groundtruth, on which the probe is measured")
     output = Path(options.output)
-    tables = (options.groundtruth, options.probe_groundtruth, options.predictions)
+    tables = (options.groundtruth, options.probe_groundtruth, options.predictions, options.scores)
     inputs = [*options.features, *options.metrics, *(path for path in tables if path)]
     with contextlib.suppress(ValueError, OSError):  # names that no file can have are reported when they are used
         if output.is_dir():

@@ -76,6 +76,19 @@ class Curve:
     dots: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A bar of parts that lie on each other.
+
+    Attributes:
+      label: the text below the bar.
+      parts: the height of each part, a share from -1 to 1, and its colour as #rrggbb, from the bottom up.
+    """
+
+    label: str
+    parts: Sequence[tuple[float, str]]
+
+
 def strip(frames: Sequence[UInt8[np.ndarray, "h w 3"] | None], width: int = 112) -> str:
     """Returns frames side by side as one JPEG. None leaves a grey place.
 
@@ -160,14 +173,38 @@ def curves(lines: Sequence[Curve], *, percent: bool = False, log: bool = False) 
             axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
         if percent:
             axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, symbol=" %"))
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("'DejaVu Sans'", "system-ui, sans-serif")
-    start = svg.index(">") + 1
-    return _data_uri("image/svg+xml", (svg[:start] + _SVG_STYLE + svg[start:]).encode())
+        return _svg(figure)
+
+
+def bars(groups: Sequence[Sequence[Bar]], *, line: float | None = None) -> str:
+    """Returns bars of shares as an SVG, in percent, with text like that of `curves`.
+
+    Args:
+      groups: the bars; between groups there is a gap. A bar of one part has its value above it, unless there are many bars.
+      line: a height at which a dashed line is drawn; None for none.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.add_subplot()
+        places: list[float] = []
+        for number, group in enumerate(groups):
+            for bar in group:
+                x, base = len(places) + 0.7 * number, 0.0
+                places.append(x)
+                for height, colour in bar.parts:
+                    axes.bar(x, height, bottom=base, width=0.8, color=colour, linewidth=0)
+                    base += height
+                if len(bar.parts) == 1 and sum(map(len, groups)) <= 16:
+                    axes.text(x, max(base, 0), f"{100 * base:.1f}", ha="center", va="bottom", fontsize=8)
+        if line is not None:
+            axes.axhline(line, color=_INK, linestyle="dashed", linewidth=1)
+        axes.set_xticks(places, [bar.label for group in groups for bar in group], fontsize=9)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(True, axis="y", color=_INK, alpha=0.15, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, symbol=" %"))
+        return _svg(figure)
 
 
 def thinned(
@@ -179,6 +216,17 @@ def thinned(
     starts = np.linspace(0, len(x), limit, endpoint=False).astype(int)
     counts = np.diff(np.append(starts, len(x)))
     return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
+
+
+def _svg(figure: matplotlib.figure.Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("'DejaVu Sans'", "system-ui, sans-serif")
+    start = svg.index(">") + 1
+    return _data_uri("image/svg+xml", (svg[:start] + _SVG_STYLE + svg[start:]).encode())
 
 
 def _data_uri(kind: str, data: bytes) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 import jinja2
 
-from tsp_jax import features, groundtruth, predictions, version, video_list, video_names
-from tsp_jax.report import clips_section, figures, training_section, video_section
-from tsp_jax.system import progress
+from tsp_jax import features, groundtruth, predictions, video_list, video_names
+from tsp_jax.report import clips_section, diagnosis_section, figures, training_section, video_section
+from tsp_jax.system import progress, version
 from tsp_jax.video import scanning
 
 SAMPLED_CLIPS = 50_000  # projections and probes use about as many clips at most, evenly from all videos
@@ -63,6 +63,7 @@ class Page:
       predicted_by: the name of the model that made the predictions.
       reading: how to read the predictions.
       training: the training runs, or None if none were given.
+      diagnosis: the error analysis of detections, or None if none was given.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Page:
     predicted_by: str = ""
     reading: str = predictions.READING
     training: training_section.Training | None = None
+    diagnosis: diagnosis_section.Section | None = None
 
     @property
     def legend(self) -> list[tuple[str, str]]:
