@@ -20,7 +20,8 @@ class Features:
       array: float32 [n_clips, width], a row for each clip.
       start_sec: float64 [n_clips], the start of each clip in seconds, ascending.
       clip_len_sec: the length of a clip in seconds.
-      geometry: how clips are laid over the video; `frame_selection` is the one that was used, `reference` or `uniform`.
+      geometry: how clips are laid over the video; `frame_selection` is the one that was used, `reference` or `uniform`. None if
+        the features were imported from another tool.
       duration_sec: the video's length in seconds.
       damage: the reason why clips are missing; empty if none are.
     """
@@ -28,7 +29,7 @@ class Features:
     array: Float32[np.ndarray, "n f"]
     start_sec: Float64[np.ndarray, " n"]
     clip_len_sec: float
-    geometry: clips.ClipGeometry
+    geometry: clips.ClipGeometry | None
     duration_sec: float
     damage: str
 
@@ -149,7 +150,7 @@ class FeatureFile(Mapping[str, Features]):
 
 
 def read_features(path: str | Path) -> FeatureFile:
-    """The videos of a file that `python -m tsp_jax.extract` wrote: a mapping from name to `Features`.
+    """The videos of a file that `extract` or `features import` wrote: a mapping from name to `Features`.
 
     Raises:
       FeatureFileError: there is no such file, or it is no file of features; in the mapping, a video's part is damaged.
@@ -159,7 +160,9 @@ def read_features(path: str | Path) -> FeatureFile:
 
 def _features(item: features.VideoFeatures) -> Features:
     start_sec, clip_len_sec = clip_times.clip_times(item)
-    found = item.attributes
+    found, damage = item.attributes, str(item.attributes.get("damage", ""))
+    if clip_times.IMPORTED in found:
+        return Features(item.features, start_sec, clip_len_sec, None, clip_times.duration_sec(item), damage)
     try:
         selection = str(found.get("frame_selection"))
         if selection not in get_args(clips.FrameSelection):
@@ -168,5 +171,4 @@ def _features(item: features.VideoFeatures) -> Features:
         geometry = clips.ClipGeometry(int(found["clip_len"]), float(found["frame_rate"]), int(found["stride"]), selection)
     except ValueError as error:
         raise features.FeatureFileError(f"video {item.name!r}: {error}; extract it again") from error
-    damage = str(found.get("damage", ""))
     return Features(item.features, start_sec, clip_len_sec, geometry, clip_times.duration_sec(item), damage)

@@ -326,8 +326,8 @@ def check_made_by(model: checkpoints.Checkpoint, item: features.VideoFeatures, p
     """
     if clip_times.IMPORTED in item.attributes:
         raise features.FeatureFileError(
-            f"{path} (video {item.name!r}): imported from another tool; the heads of {model.origin.source} read features of its "
-            "own encoder alone: give --videos, or features that `python -m tsp_jax.extract` wrote with it"
+            f"{path} (video {item.name!r}): imported from another tool; the heads of {model.origin.source} read features of "
+            "its own encoder alone: give --videos, or features that `python -m tsp_jax.extract` wrote with it"
         )
     found, expected = str(item.attributes.get("checkpoint_sha256", "none")), model.weights_sha256
     if found != expected:

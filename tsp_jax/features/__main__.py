@@ -149,7 +149,12 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     layout.add_argument("--key", help="name of the array in an archive, dict or HDF5 file (default: the only or usual one)")
     layout.add_argument("--channels_first", action="store_true", help="arrays are [channels, n]")
     _add_join(layout)
-    command.add_argument("--names", choices=video_names.RULES, default=video_names.DEFAULT, help=video_names.HELP)
+    command.add_argument(
+        "--names",
+        choices=video_names.RULES,
+        default=video_names.DEFAULT,
+        help="how the output names a video after its file in the metadata (default: first_dot)",
+    )
     command.add_argument(
         "--on_unknown", choices=["stop", "skip"], default="stop", help="on features of no video in the metadata"
     )

@@ -6,6 +6,7 @@ Files may come from anyone: nothing in them is run, and no more memory is used t
 import io
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def _csv(path: Path) -> np.ndarray:
         except ValueError:
             header = names
         try:
-            rows = np.loadtxt(stream if header else _with_line(first, stream), delimiter=",", ndmin=2, comments=None)
+            with warnings.catch_warnings(action="ignore"):  # NumPy warns of a file without rows, which `checked` refuses
+                rows = np.loadtxt(stream if header else _with_line(first, stream), delimiter=",", ndmin=2, comments=None)
         except ValueError as error:
             raise ValueError(f"{path}: expected a CSV with a number in each field, one line a row ({error})") from error
     if header and rows.size and rows.shape[1] != len(header):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Float32
 
 from tsp_jax.features import hdf5
 from tsp_jax.localization import feature_files, resampling
@@ -104,7 +105,7 @@ def find(paths: Sequence[str | Path], layout: Layout) -> dict[str, Source]:
     }
 
 
-def joined(parts: Sequence[feature_files.Rows], how: Join, where: str) -> feature_files.Rows:
+def joined(parts: Sequence[Float32[np.ndarray, "_ _"]], how: Join, where: str) -> Float32[np.ndarray, "_ _"]:
     """Returns features side by side on the channels.
 
     Args:
