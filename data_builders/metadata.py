@@ -39,7 +39,7 @@ def _work(options: argparse.Namespace) -> int:
                 if result.fault:
                     faulty.append(f"{path}: {result.fault}")
                 if result.damage:
-                    damaged.append(f"{path}: {result.damage}; its first {result.metadata.num_frames} frames count")
+                    damaged.append(f"{path}: {result.damage}; {result.metadata.num_frames} frames count")
         groundtruth.write_metadata(options.output, measured)
     for line in noted + damaged:
         print(f"note: {line}", file=sys.stderr)
