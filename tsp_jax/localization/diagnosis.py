@@ -176,7 +176,8 @@ def _places(
             count = comparison.counted(int((place < 0).sum()), "instance")
             notes.append(f"The characteristic {name} is not known, or in none of its ranges, for {count}")
     if unknown:
-        notes.append(f"Characteristics that the ground truth does not have are left out: {', '.join(unknown)}")
+        hint = "; coverage needs durations of videos" if "coverage" in unknown else ""
+        notes.append(f"Characteristics that the ground truth does not have are left out: {', '.join(unknown)}{hint}")
     return places
 
 

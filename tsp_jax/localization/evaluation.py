@@ -268,7 +268,7 @@ def _score_detections(found: comparison.Comparison, rules: protocols.Protocol) -
 def _diagnose(
     found: comparison.Comparison, truth: annotations.GroundTruth, rules: protocols.Protocol, detad: diagnosis.Detad
 ) -> Diagnosis:
-    return diagnosis.diagnose(
+    analysis = diagnosis.diagnose(
         found,
         {name: values[found.truth_row] for name, values in characteristics.of(truth).items()},
         dict(zip(tiou_names(rules.tiou), rules.tiou, strict=True)),
@@ -276,6 +276,10 @@ def _diagnose(
         min_union_sec=rules.min_union_sec,
         detad=detad,
     )
+    if rules.matcher != "by_score":
+        note = "Predictions choose instances by score here, as in DETAD's code and unlike the protocol's"
+        return dataclasses.replace(analysis, notes=[*analysis.notes, note])
+    return analysis
 
 
 def _score_proposals(
