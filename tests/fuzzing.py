@@ -30,8 +30,8 @@ from tsp_jax import clip_segments, clips, features, groundtruth, predictions, re
 from tsp_jax.extraction import clip_stream
 from tsp_jax.features import __main__ as features_command
 from tsp_jax.features import global_features
-from tsp_jax.localization import segments
-from tsp_jax.system import timing
+from tsp_jax.localization import feature_files, resampling, segments
+from tsp_jax.system import tensor_files, timing
 from tsp_jax.video import decoding, scanning
 
 Parts = dict[str, bytes]
@@ -454,6 +454,35 @@ def use_hdf5(folder: Path) -> object:
     return features.merge([path], folder.parent / "merged.h5", overwrite=True)
 
 
+def feature_seeds(folder: Path) -> list[Seed]:
+    import h5py
+
+    rows = np.random.default_rng(0).standard_normal((6, 4), np.float32)
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["a"] = rows
+    content = {
+        "a.npy": feature_files.npy(rows),
+        "a.npz": feature_files.npz(rows),
+        "a.pkl": feature_files.pkl(rows),
+        "b.pkl": feature_files.slow_fast(rows, 3),
+        "a.csv": feature_files.csv(rows),
+        "a": tensor_files.packed(rows),
+        "a.h5": (folder / "a.h5").read_bytes(),
+    }
+    seeds = [Seed({name: data}, is_text=name == "a.csv") for name, data in content.items()]
+    # Damage within archives' members, under checksums that fit.
+    seeds.append(Seed(unzipped(content["a.npz"]), lambda parts: {"a.npz": zipped(parts)}))
+    seeds.append(Seed(unzipped(content["a"]), lambda parts: {"a": zipped(parts)}))
+    return seeds
+
+
+def use_features(folder: Path) -> object:
+    (path,) = folder.iterdir()
+    rows = feature_files.read(path)
+    assert rows.dtype == np.float32 and rows.ndim == 2 and rows.size and np.all(np.isfinite(rows))
+    return resampling.resampled(rows[:1000, :1000], 10, "linear")
+
+
 def records_seeds(folder: Path) -> list[Seed]:
     from array_record.python import array_record_module  # type: ignore (a compiled module)
 
@@ -558,6 +587,7 @@ KINDS: dict[str, Kind] = {
     "json": Kind(json_seeds, use_json, (ValueError, predictions.PredictionsError)),
     "evaluate": Kind(evaluate_seeds, use_evaluate, (ValueError, segments.EvaluationError, FileNotFoundError)),
     "hdf5": Kind(hdf5_seeds, use_hdf5, (features.FeatureFileError,)),
+    "features": Kind(feature_seeds, use_features, (ValueError, features.FeatureFileError)),
     "records": Kind(records_seeds, use_records, (records.RecordsError,)),
     "frames": Kind(frames_seeds, use_frames, (ValueError,), names_file=False),
     "checkpoint": Kind(checkpoint_seeds, use_checkpoint, (ValueError, FileNotFoundError)),

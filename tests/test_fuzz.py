@@ -25,6 +25,7 @@ SHORT = {
     "json": 100,
     "evaluate": 150,
     "hdf5": 40,
+    "features": 150,
     "records": 12,
     "frames": 100,
     "checkpoint": 6,

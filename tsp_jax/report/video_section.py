@@ -259,9 +259,9 @@ def matrix(
         return None
     low, high = (float(value) for value in np.percentile(different, (1, 99)))
     # A clip shows the time around its middle.
-    frame_rate = float(found.attributes["frame_rate"])
-    hop_sec = every * int(found.attributes["stride"]) / frame_rate
-    start_sec = (int(found.attributes["clip_len"]) / frame_rate - hop_sec) / 2
+    timing = clip_times.row_timing(found)
+    hop_sec = every * timing.stride / timing.fps
+    start_sec = timing.offset / timing.fps + (timing.window / timing.fps - hop_sec) / 2
     end_sec = start_sec + count * hop_sec
     edge = bars(spans, colours, start_sec, end_sec)
     return Matrix(model, figures.matrix(values, low, high), low, high, every, start_sec, end_sec, edge)
