@@ -54,9 +54,9 @@ MEANING = {
     "coverage": "the share of the video that the instance lasts",
     "length": "seconds",
     "num-instances": "annotated instances of any class in the video",
-    "context-size": "surrounding seconds, in the annotators' steps, that are needed to recognize the instance",
-    "context-distance": "how far away that context reaches: none, near, middle, far",
-    "agreement": "how well the annotators' times agree, from 0 to 1",
+    "context-size": "pieces of the surroundings that annotators need to recognize the instance",
+    "context-distance": "how far away these pieces are: no context, near, middle, far",
+    "agreement": "how well the times of several annotators agree, from 0 to 1",
 }
 
 
@@ -67,11 +67,13 @@ def of(truth: annotations.GroundTruth) -> dict[str, Float64[np.ndarray, " n"]]:
     no duration. The others are there if the file has them, because they follow from several annotators' work.
     """
     rows = truth.rows
-    length = rows.end_sec - rows.start_sec
+    with np.errstate(over="ignore"):
+        length = rows.end_sec - rows.start_sec
     duration = truth.duration_sec[rows.video]
     given = dict(truth.characteristics)
     unknown = np.full(len(rows), np.nan)
-    coverage = np.divide(length, duration, out=unknown.copy(), where=duration > 0)
+    with np.errstate(over="ignore"):
+        coverage = np.divide(length, duration, out=unknown.copy(), where=duration > 0)
     coverage = np.where(np.isnan(coverage), given.pop("coverage", unknown), coverage)
     number = np.bincount(rows.video, minlength=len(truth.videos))[rows.video].astype(np.float64)
     return {"coverage": coverage, "length": length, "num-instances": number, **given}
