@@ -135,6 +135,8 @@ def test_exports_are_what_the_tools_read(imported: Path, tmp_path: Path, run: An
     assert np.float32(lines[1].split(",")[0]) == expected[0, 0]
     np.testing.assert_array_equal(np.load(tmp_path / "bmt" / "v_a_rgb.npy"), expected, strict=True)
     np.testing.assert_array_equal(np.load(tmp_path / "bmt" / "v_a_flow.npy"), np.zeros_like(expected), strict=True)
+    assert run("import", tmp_path / "bmt", "--output", tmp_path / "back.h5", *GRID, "--suffix", "_rgb")[0] == 0
+    assert contents(tmp_path / "back.h5") == contents(imported)
 
 
 @pytest.mark.torch
@@ -248,7 +250,7 @@ def test_times_are_those_of_the_given_grid(imported: Path):
 def test_the_first_row_may_start_elsewhere_and_each_video_has_its_own_rate(tmp_path: Path, run: Any):
     path = tmp_path / "f.h5"
     folder = npy_folder(tmp_path / "npy")
-    assert run("import", folder, "--output", path, "--stride", 32, "--window", 64, "--offset", -16)[0] == 0
+    assert run("import", folder, "--output", path, "--stride", 32, "--window", 64, "--fps", "video", "--offset", -16)[0] == 0
     start_sec, length_sec = clip_times.clip_times(features.read(path, "v_b"))
     np.testing.assert_allclose(start_sec, (np.arange(len(start_sec)) * 32 - 16) / 30, rtol=1e-15)
     assert length_sec == 64 / 30
@@ -269,7 +271,7 @@ def test_rescaled_rows_cover_the_whole_video(tmp_path: Path, run: Any):
     ("timing", "second"),
     [
         (["--stride", 16, "--window", 16, "--fps", 30], "19.73"),
-        (["--stride", 16, "--window", 16], "19.73"),
+        (["--stride", 16, "--window", 16, "--fps", "video"], "19.73"),
         (["--stride", 8, "--window", 16, "--fps", 15], "20.27"),
         (["--stride", 16, "--window", 16, "--fps", 13], "45.54"),
         (["--stride", 16, "--window", 16, "--fps", 15, "--offset", 60], "43.47"),
@@ -287,7 +289,7 @@ def test_rows_that_do_not_fit_the_length_are_refused_with_both_numbers(
 
 def test_a_last_window_may_be_left_out_or_filled_up():
     video = groundtruth.VideoMetadata("a.mp4", 60.0, 25.0, 1500)
-    rule = feature_formats.TimingRule(stride=4, window=16)
+    rule = feature_formats.TimingRule(stride=4, window=16, fps="video")
     whole, filled = (1500 - 16) // 4 + 1, 1500 // 4
     for count in (whole - 1, whole, filled, filled + 1):
         assert rule.timing(count, video) == clip_times.RowTiming(25.0, 4.0, 16.0, 0.0)
@@ -300,11 +302,13 @@ def test_a_last_window_may_be_left_out_or_filled_up():
     ("timing", "reason"),
     [
         ([], "the timing is needed"),
-        (["--stride", 16, "--rescaled", 100], "the timing is needed: either"),
-        (["--rescaled", 100, "--fps", 15], "no window, frame rate or offset"),
-        (["--stride", 0], "a stride of 0"),
-        (["--stride", "nan"], "a stride of nan"),
-        (["--stride", 16, "--fps", -15], "-15 fps"),
+        (["--stride", 16, "--window", 16], "the timing is needed"),
+        (["--stride", 16, "--fps", 15], "the timing is needed"),
+        (["--stride", 16, "--rescaled", 100], "no stride, window"),
+        (["--rescaled", 100, "--fps", 15], "no stride, window, frame rate or offset"),
+        (["--stride", 0, "--window", 16, "--fps", 15], "a stride of 0"),
+        (["--stride", "nan", "--window", 16, "--fps", 15], "a stride of nan"),
+        (["--stride", 16, "--window", 16, "--fps", -15], "-15 fps"),
     ],
 )
 def test_an_unclear_timing_is_refused(timing: list[Any], reason: str, tmp_path: Path, run: Any):
@@ -374,7 +378,37 @@ def test_two_files_of_one_video_are_refused(tmp_path: Path, run: Any):
     (folder / "sub").mkdir()
     np.save(folder / "sub" / "v_a.npy", rows("v_a"))
     status, _, err = run("import", folder, "--output", tmp_path / "f.h5", *GRID)
-    assert status == 1 and "another file of this name" in err
+    assert status == 1 and "sub/v_a.npy: would be named 'v_a'" in err
+
+
+def test_files_in_folders_of_subsets_are_found_and_a_folder_is_part_of_a_name(tmp_path: Path, run: Any):
+    folder = tmp_path / "hacs"
+    for subset, name in (("training", "v_a"), ("training", "v_b"), ("validation", "video_test_01")):
+        (folder / subset).mkdir(parents=True, exist_ok=True)
+        np.save(folder / subset / f"{name}.npy", rows(name))
+    assert run("import", folder, "--output", tmp_path / "f.h5", *GRID)[0] == 0
+    assert features.names(tmp_path / "f.h5") == sorted(VIDEOS)
+    cameras = [groundtruth.VideoMetadata(f"cam{number}/a.mp4", 40.0, 30.0, 1200) for number in range(2)]
+    groundtruth.write_metadata(tmp_path / "cameras.csv", cameras)
+    for number in range(2):
+        (tmp_path / "npy" / f"cam{number}").mkdir(parents=True)
+        np.save(tmp_path / "npy" / f"cam{number}" / "a.npy", rows("v_a") + number)
+    given = ["--metadata_csv", tmp_path / "cameras.csv", "--names", "path"]
+    assert run("import", tmp_path / "npy", "--output", tmp_path / "c.h5", *GRID, *given)[0] == 0
+    assert features.names(tmp_path / "c.h5") == ["cam0/a", "cam1/a"]
+    assert run("export", tmp_path / "c.h5", "--output", tmp_path / "back")[0] == 0
+    assert run("import", tmp_path / "back", "--output", tmp_path / "again.h5", *GRID, *given)[0] == 0
+    assert contents(tmp_path / "again.h5") == contents(tmp_path / "c.h5")
+
+
+def test_videos_that_fail_are_left_out_only_when_asked_and_set_the_status(tmp_path: Path, run: Any):
+    folder = npy_folder(tmp_path / "npy")
+    np.save(folder / "v_b.npy", rows("v_b", 9))
+    (folder / "video_test_01.npy").write_bytes(b"")
+    status, out, err = run("import", folder, "--output", tmp_path / "f.h5", *GRID, "--on_error", "skip")
+    assert status == 1 and "f.h5: 1 videos" in out
+    assert "left out: " in err and "v_b.npy: 9 rows end at second" in err and "55.50 s" in err and "video_test_01.npy" in err
+    assert features.names(tmp_path / "f.h5") == ["v_a"]
 
 
 def test_a_folder_of_several_formats_or_of_none_is_refused(tmp_path: Path, run: Any):
@@ -499,9 +533,14 @@ def test_all_faults_are_in_one_message_and_nothing_is_written(tmp_path: Path, ru
 def test_an_output_is_replaced_only_when_asked_and_not_by_a_bad_import(imported: Path, tmp_path: Path, run: Any):
     before = imported.read_bytes()
     assert run("import", tmp_path / "npy", "--output", imported, *GRID)[0] == 1
-    assert run("import", tmp_path / "npy", "--output", imported, "--stride", 3, "--overwrite")[0] == 1
+    assert (
+        run("import", tmp_path / "npy", "--output", imported, "--stride", 3, "--window", 3, "--fps", 30, "--overwrite")[0] == 1
+    )
     assert imported.read_bytes() == before
-    assert run("import", tmp_path / "npy", "--output", imported, "--stride", 32, "--overwrite")[0] == 0
+    assert (
+        run("import", tmp_path / "npy", "--output", imported, "--stride", 32, "--window", 32, "--fps", 30, "--overwrite")[0]
+        == 0
+    )
     assert imported.read_bytes() != before
     assert run("export", imported, "--output", tmp_path / "npy.h5", "--format", "h5")[0] == 0
     assert run("export", imported, "--output", tmp_path / "npy.h5", "--format", "h5")[0] == 1
@@ -529,35 +568,9 @@ def test_slices_are_read_with_their_times(imported: Path):
         feature_formats.read_rows(imported, "b")
 
 
-def test_a_slice_unpacks_only_its_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    long = np.zeros((40_000, 512), np.float32)
-    with features.Writer(tmp_path / "f.h5", {"timing": "all"}) as writer:
-        timing = clip_times.RowTiming(30.0, 4.0, 16.0)
-        writer.commit("v_a", long, {**timing.attributes(), "duration_sec": 5333.0})
-    before = peak_mb()
-    assert feature_formats.read_rows(tmp_path / "f.h5", "v_a", 20_000, 20_010).array.shape == (10, 512)
-    assert peak_mb() - before < 20  # the whole video has 82 MB
-
-
-def peak_mb() -> float:
-    Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
-
-
 def test_info_shows_the_timing(imported: Path, run: Any):
     status, out, _ = run("info", imported)
     assert status == 0 and "timing: a row every 16 frames, of 32, from frame 0, at 15 fps" in out
-
-
-def test_spoiled_timing_is_refused(tmp_path: Path):
-    for number, value in enumerate([np.nan, 0.0, "x", -1.0]):
-        path = tmp_path / f"{number}.h5"
-        with features.Writer(path, {"timing": "a row every frame"}) as writer:
-            attributes = clip_times.RowTiming(30.0, 4.0, 16.0).attributes()
-            writer.commit("v_a", rows("v_a"), {**attributes, "duration_sec": 40.0, "row_stride": value})
-        with pytest.raises(features.FeatureFileError, match="import it again"):
-            feature_formats.read_rows(path, "v_a")
 
 
 def test_layouts_have_an_importer_each():

@@ -1,5 +1,6 @@
 """Tests that the commands use imported features with their own times, or refuse them with a reason."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from data_builders import gvf
 from tsp_jax import checkpoints, clip_times, features, groundtruth, linear_probe, predict, probe
 from tsp_jax.features import __main__ as command
 from tsp_jax.features import global_features
+from tsp_jax.localization import feature_formats
 from tsp_jax.models import functional, tsp
 from tsp_jax.report import __main__ as report
 
@@ -46,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def imported(folder: Path, output: Path, *flags: str) -> int:
-    timing = ["--stride", "6", "--window", "15", "--offset", "-3"]
+    timing = ["--stride", "6", "--window", "15", "--fps", "video", "--offset", "-3"]
     given = ["import", str(folder / "npy"), "--output", str(output), "--metadata_csv", str(folder / "metadata.csv")]
     return command.main([*given, *timing, *flags])
 
@@ -109,3 +111,29 @@ def test_imports_of_one_timing_are_merged_and_others_are_not(folder: Path, capsy
     assert imported(folder / "part1", parts[1], "--window", "30", "--overwrite") == 0
     assert command.main(["merge", *map(str, parts), "--output", str(folder / "none.h5")]) == 1
     assert "timing: " in capsys.readouterr().err and not (folder / "none.h5").exists()
+
+
+def test_a_slice_unpacks_only_its_chunks(tmp_path: Path):
+    long = np.zeros((40_000, 512), np.float32)
+    with features.Writer(tmp_path / "f.h5", {"timing": "all"}) as writer:
+        timing = clip_times.RowTiming(30.0, 4.0, 16.0)
+        writer.commit("v_a", long, {**timing.attributes(), "duration_sec": 5333.0})
+    before = peak_mb()
+    assert feature_formats.read_rows(tmp_path / "f.h5", "v_a", 20_000, 20_010).array.shape == (10, 512)
+    assert peak_mb() - before < 20  # the whole video has 82 MB
+
+
+def peak_mb() -> float:
+    Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
+def test_spoiled_timing_is_refused(tmp_path: Path):
+    for number, value in enumerate([np.nan, 0.0, "x", -1.0]):
+        path = tmp_path / f"{number}.h5"
+        with features.Writer(path, {"timing": "a row every frame"}) as writer:
+            attributes = clip_times.RowTiming(30.0, 4.0, 16.0).attributes()
+            writer.commit("v_a", np.ones((37, 6), np.float32), {**attributes, "duration_sec": 40.0, "row_stride": value})
+        with pytest.raises(features.FeatureFileError, match="import it again"):
+            feature_formats.read_rows(path, "v_a")

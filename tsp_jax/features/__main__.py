@@ -23,7 +23,7 @@ def _work(options: argparse.Namespace) -> int:
         count = features.merge(options.files, options.output, overwrite=options.overwrite)
         print(f"{options.output}: {count} videos of {len(options.files)} files")
     elif options.command == "import":
-        print("\n".join(_import(options)))
+        return _import(options)
     else:
         count = feature_exports.export_features(
             options.files,
@@ -77,7 +77,7 @@ def export(path: str | Path, folder: str | Path, kind: feature_exports.ExportFor
     return feature_exports.export_features([path], folder, kind)
 
 
-def _import(options: argparse.Namespace) -> list[str]:
+def _import(options: argparse.Namespace) -> int:
     rule = feature_formats.TimingRule(options.stride, options.window, options.fps, options.offset, options.rescaled)
     layout = feature_sources.Layout(
         format=options.format,
@@ -95,16 +95,19 @@ def _import(options: argparse.Namespace) -> list[str]:
         layout,
         names=options.names,
         skip_unknown=options.on_unknown == "skip",
+        skip_failed=options.on_error == "skip",
         overwrite=options.overwrite,
     )
-    lines = [f"{options.output}: {len(done.videos)} videos of {done.channels} channels, {rule}"]
+    print(f"{options.output}: {len(done.videos)} videos of {done.channels} channels, {rule}")
     for names, what in (
         (done.unknown, "features skipped, of no video in the metadata"),
         (done.absent, "videos without features"),
     ):
         if names:
-            lines.append(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}")
-    return lines
+            print(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}")
+    for reason in done.failed:
+        print(f"left out: {reason}", file=sys.stderr)
+    return 1 if done.failed else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -136,10 +139,12 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("files", nargs="+", help="folders with a file for each video, or HDF5 files; several are joined")
     command.add_argument("--output", required=True, help="the HDF5 file to write")
     command.add_argument("--metadata_csv", required=True, help="the metadata CSV with the length of each video")
-    timing = command.add_argument_group("timing", "either --stride, or --rescaled; nothing of this is guessed")
+    timing = command.add_argument_group("timing", "--stride, --window and --fps, or --rescaled; nothing of this is guessed")
     timing.add_argument("--stride", type=float, help="frames from the start of one row to the start of the next")
-    timing.add_argument("--window", type=float, help="frames that a row covers (default: --stride)")
-    timing.add_argument("--fps", type=float, help="frames per second by which frames count (default: each video's own)")
+    timing.add_argument("--window", type=float, help="frames that a row covers")
+    timing.add_argument(
+        "--fps", type=_rate, help="frames per second by which frames count, or `video` for each video's own in the metadata"
+    )
     timing.add_argument("--offset", type=float, default=0.0, help="frame at which the first row starts (default: 0)")
     timing.add_argument("--rescaled", type=cli.positive_int, help="rows to which each whole video was rescaled, such as 100")
     layout = command.add_argument_group("layout")
@@ -155,9 +160,11 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         default=video_names.DEFAULT,
         help="how the output names a video after its file in the metadata (default: first_dot)",
     )
-    command.add_argument(
-        "--on_unknown", choices=["stop", "skip"], default="stop", help="on features of no video in the metadata"
-    )
+    for flag, cause in (
+        ("--on_unknown", "features of a video that the metadata does not have"),
+        ("--on_error", "features that can't be read or do not fit their video"),
+    ):
+        command.add_argument(flag, choices=["stop", "skip"], default="stop", help=f"what to do about {cause} (default: stop)")
     command.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
 
@@ -191,6 +198,11 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "the first part of joined features, or else all)",
     )
     _add_join(command)
+
+
+def _rate(text: str) -> float | str:
+    """Returns the flag's frames per second, or `video`; for argparse."""
+    return text if text == "video" else float(text)
 
 
 def _add_join(command: "argparse._ActionsContainer") -> None:

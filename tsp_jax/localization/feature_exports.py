@@ -1,5 +1,6 @@
 """Exports features for other tools, as they are or resampled on the time axis as those tools do."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +50,11 @@ def export_features(
     folder, lock = Path(output), Path(output) / ".lock"
     files.make_folder(folder)
     try:
-        with files.locked(lock, f"another export is writing here ({folder}); name another --output"):
+        with (
+            files.locked(lock, f"another export is writing here ({folder}); name another --output"),
+            contextlib.ExitStack() as end,
+        ):
+            end.callback(lock.unlink, missing_ok=True)
             for name, job in progress.each(jobs.items(), "export", len(jobs)):
                 rows = job.read()
                 if length is not None:
@@ -57,7 +62,6 @@ def export_features(
                 for ending, data in _files(rows, kind, job.first_channels).items():
                     with files.replacing(folder / f"{name}{ending}") as temporary:
                         temporary.write_bytes(data)
-            lock.unlink(missing_ok=True)
     except errors.InUseError as error:
         raise features.FeatureFileError(str(error)) from error
     return len(jobs)
@@ -77,15 +81,13 @@ def _jobs(
     paths: list[Path], join: feature_sources.Join, length: int | None, kind: ExportFormat, first_channels: int | None
 ) -> dict[str, _Job]:
     """Returns the videos to export, after the checks that need no features."""
-    held = [features.names(path) for path in paths]
+    held = [_held(path) for path in paths]
     partly = sorted(set.union(*map(set, held)) - set.intersection(*map(set, held)))
     faults = [f"video {name!r} is not in all of {', '.join(map(str, paths))}" for name in partly]
     jobs: dict[str, _Job] = {}
     for name in [] if partly else held[0]:
-        shapes = [feature_formats.shape(path, name) for path in paths]
+        shapes, own = [part[name][0] for part in held], held[0][name][1]
         counts, channels = [count for count, _ in shapes], [width for _, width in shapes]
-        with hdf5.reading(paths[0]) as file:
-            own = hdf5.attributes(hdf5.clip_dataset(file, name, paths[0]))
         parts = channels if len(paths) > 1 else own.get(feature_formats.CHANNELS, channels)
         first = int(np.ravel(parts)[0]) if first_channels is None else first_channels
         if join == "equal" and len(set(counts)) > 1:
@@ -109,6 +111,16 @@ def _jobs(
         jobs[name] = _Job(read, first, own, counts)
     tables.refuse(paths[0], faults, "export other videos, or change the flags")
     return jobs
+
+
+def _held(path: Path) -> dict[str, tuple[tuple[int, int], features.Attributes]]:
+    """Returns the shape and the attributes of each video of a file, by name."""
+    found = {}
+    with hdf5.reading(path) as file:
+        for name in hdf5.names(file):
+            dataset = hdf5.clip_dataset(file, name, path)
+            found[name] = dataset.shape, hdf5.attributes(dataset)
+    return found
 
 
 def _gaps(attributes: features.Attributes, count: int) -> str:

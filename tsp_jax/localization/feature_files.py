@@ -22,6 +22,7 @@ Rows = Float32[np.ndarray, "n c"]
 ENDINGS = (".npy", ".npz", ".pkl", ".pickle", ".csv", ".pt", ".pth", ".h5", ".hdf5", "")
 SLOW, FAST, FRAMES = "slow_feature", "fast_feature", "feature_frames"  # the dict of TCANet
 _KEYS = ("feats", "features", "feature", "feat")  # names under which tools store an array next to others
+_MAX_BYTES = 1 << 32  # half a million rows of 2,304 channels
 _MAX_HEADER = 10_000  # bytes of a header of NumPy
 
 
@@ -37,6 +38,8 @@ def read(path: Path, *, key: str | None = None, channels_first: bool = False) ->
       ValueError: the file is damaged, is no array of rows, or holds a number that is not finite.
       OSError: it can't be read.
     """
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes; expected the features of one video, at most {_MAX_BYTES:,}")
     ending = path.suffix.lower() if path.suffix.lower() in ENDINGS else ""
     match ending:
         case ".npy":

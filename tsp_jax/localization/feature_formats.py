@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -21,35 +22,35 @@ class TimingRule:
     """How the rows of imported features lie in their videos: on a grid of frames, or as equal parts of the whole video.
 
     Attributes:
-      stride: frames from one row's start to the next's; None if the features are rescaled.
-      window: frames that a row covers; None means `stride`.
-      fps: the frames per second by which stride, window and offset count; None takes each video's own.
+      stride: frames from one row's start to the next's; None if the features are rescaled, as for window and fps.
+      window: frames that a row covers.
+      fps: the frames per second by which stride, window and offset count, or `video` for each video's own.
       offset: the frame at which the first row starts.
       rescaled: the number of rows to which each whole video was rescaled; None if they lie on a grid.
     """
 
     stride: float | None = None
     window: float | None = None
-    fps: float | None = None
+    fps: float | Literal["video"] | None = None
     offset: float = 0.0
     rescaled: int | None = None
 
     def __post_init__(self):
-        if (self.stride is None) == (self.rescaled is None):
-            raise ValueError("the timing is needed: either a stride in frames, or the number of rows of rescaled features")
-        if self.rescaled is not None and (self.window, self.fps, self.offset) != (None, None, 0.0):
-            raise ValueError("rescaled features cover the whole video; they have no window, frame rate or offset")
+        grid = (self.stride, self.window, self.fps)
+        if self.rescaled is None and None in grid:
+            raise ValueError("the timing is needed: --stride, --window and --fps, or --rescaled for rows over the whole video")
+        if self.rescaled is not None and (grid != (None, None, None) or self.offset):
+            raise ValueError("rescaled features cover the whole video; they have no stride, window, frame rate or offset")
         if self.rescaled is None:
-            self._grid(self.fps or 1.0)  # checks the numbers
+            self._grid(1.0)  # checks the numbers
         elif self.rescaled < 1:
             raise ValueError(f"features are rescaled to at least 1 row; got {self.rescaled}")
 
     def __str__(self) -> str:
         if self.rescaled is not None:
             return f"rescaled to {self.rescaled} rows over the whole video"
-        window = self.stride if self.window is None else self.window
-        rate = "each video's own rate" if self.fps is None else f"{self.fps:g} fps"
-        return f"a row every {self.stride:g} frames, of {window:g}, from frame {self.offset:g}, at {rate}"
+        rate = "each video's own rate" if self.fps == "video" else f"{self.fps:g} fps"
+        return f"a row every {self.stride:g} frames, of {self.window:g}, from frame {self.offset:g}, at {rate}"
 
     def timing(self, count: int, video: groundtruth.VideoMetadata) -> clip_times.RowTiming:
         """Returns the timing of a video's rows.
@@ -67,7 +68,7 @@ class TimingRule:
                 raise ValueError(f"{count} rows, expected {self.rescaled}, to which the features are said to be rescaled")
             stride = duration_sec * video.fps / count
             return clip_times.RowTiming(video.fps, stride, stride)
-        timing = self._grid(video.fps if self.fps is None else self.fps)
+        timing = self._grid(video.fps)
         stride_sec, last_sec, end_sec = timing.stride / timing.fps, timing.start_sec(count)[-1], timing.end_sec(count)
         # Some tools fill up the last window and others leave it out; the metadata may be of another copy of the video.
         slack_sec = max(stride_sec, _SLACK * duration_sec)
@@ -77,9 +78,9 @@ class TimingRule:
             )
         return timing
 
-    def _grid(self, fps: float) -> clip_times.RowTiming:
-        stride = self.stride or 0.0
-        return clip_times.RowTiming(fps, stride, stride if self.window is None else self.window, self.offset)
+    def _grid(self, own_fps: float) -> clip_times.RowTiming:
+        fps = own_fps if self.fps == "video" else self.fps
+        return clip_times.RowTiming(fps or 0.0, self.stride or 0.0, self.window or 0.0, self.offset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +92,14 @@ class Imported:
       channels: the number of channels.
       unknown: names of features that were skipped, because the metadata has no such video.
       absent: files of the metadata without features.
+      failed: what is wrong with the videos that were left out because of a fault.
     """
 
     videos: tuple[str, ...]
     channels: int
     unknown: tuple[str, ...]
     absent: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 def import_features(
@@ -108,6 +111,7 @@ def import_features(
     *,
     names: video_names.Rule = video_names.DEFAULT,
     skip_unknown: bool = False,
+    skip_failed: bool = False,
     overwrite: bool = False,
 ) -> Imported:
     """Writes features of another tool, with their timing, into one HDF5 file, whole or not at all.
@@ -122,6 +126,7 @@ def import_features(
       layout: how folders name and store features.
       names: the rule by which the output names a video after its file in the metadata.
       skip_unknown: whether features of videos that the metadata does not have are left out. Otherwise they are a fault.
+      skip_failed: whether videos whose features can't be read or do not fit are left out. Otherwise they are a fault.
       overwrite: whether to replace the output if it exists.
 
     Raises:
@@ -135,7 +140,7 @@ def import_features(
     if not skip_unknown:
         faults += [f"{found[name].where}: no video {name!r} in {metadata_csv}" for name in unknown]
     attributes: dict[str, features.Attributes] = {}
-    width = 0
+    width, failed = 0, []
     for name, video in progress.each(videos.items(), "check", len(videos)):
         try:
             rows, channels = found[name].read()
@@ -144,11 +149,12 @@ def import_features(
                 raise ValueError(f"{found[name].where}: {rows.shape[1]} channels, expected {width} as in the videos before")
             attributes[name] = _attributes(rule, len(rows), video, channels, found[name].where)
         except (OSError, ValueError, features.FeatureFileError) as error:
-            faults.append(str(error))
+            failed.append(str(error))
+    faults += [] if skip_failed else failed
     remedy = "check --fps, --stride, --window and --offset, the metadata, and --prefix, --suffix and --on_unknown for names"
     tables.refuse(Path(paths[0]), [*faults, remedy] if 0 < len(faults) < 10 else faults, remedy)
     if not attributes:
-        raise ValueError(f"{paths[0]}: none of its {len(found)} videos is in {metadata_csv}; {remedy}")
+        raise ValueError(f"{paths[0]}: none of its {len(found)} videos can be imported with {metadata_csv}; {remedy}")
     run = {
         clip_times.IMPORTED: str(rule),
         hdf5.NAMING: names,
@@ -162,9 +168,9 @@ def import_features(
             if rows.shape != (own["clips"], width):
                 raise ValueError(f"{found[name].where}: changed while it was read; import it again")
             writer.commit(stored[name], rows, own)
-    known = {video.filename for video in videos.values()}
+    known = {videos[name].filename for name in found if name in videos}
     absent = [video.filename for video in groundtruth.read_metadata(metadata_csv) if video.filename not in known]
-    return Imported(tuple(sorted(stored.values())), width, tuple(unknown), tuple(absent))
+    return Imported(tuple(sorted(stored.values())), width, tuple(unknown), tuple(absent), tuple(failed))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -232,7 +238,7 @@ def _matched(
     owner: dict[str, str] = {}
     unknown, faults = [], []
     for name, source in found.items():
-        matches = index.find(name)
+        matches = index.find(name) or index.find(name.rpartition("/")[2])  # a folder may be that of a subset
         if not matches:
             unknown.append(name)
             continue

@@ -147,9 +147,10 @@ def _in_folder(folder: Path, suffix: str, layout: Layout) -> dict[str, tuple[str
         stem = path.name if chosen == "pgcn" else path.name[: len(path.name) - len(path.suffix)]
         if not (stem.startswith(layout.prefix) and stem.endswith(suffix) and len(stem) > len(layout.prefix) + len(suffix)):
             continue
-        name = stem[len(layout.prefix) : len(stem) - len(suffix)]
+        # Names are relative paths, by which the same names in several folders are different videos.
+        name = path.relative_to(folder).with_name(stem[len(layout.prefix) : len(stem) - len(suffix)]).as_posix()
         if name in found:
-            raise ValueError(f"{path}: another file of this name is {found[name][0]}; give the folder of one of them")
+            raise ValueError(f"{path}: {found[name][0]} has features of the same video; move one of them away")
         read = functools.partial(feature_files.read, path, key=layout.key, channels_first=layout.channels_first)
         found[name] = str(path), read
     if not found:

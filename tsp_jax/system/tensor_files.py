@@ -18,6 +18,7 @@ from tsp_jax.system import pickles
 
 # Deflate packs at most 1032 to 1, so an archive that claims more lies.
 MAX_PACKED_RATIO = 1100
+_MAX_UNPACKED = 1 << 32  # bytes
 _ZIP = b"PK\x03\x04"
 _TENSOR = re.compile(r"[^/]+/data/([^/]+)")
 
@@ -57,7 +58,7 @@ def unzipped(data: bytes, where: str) -> dict[str, bytes]:
             members = archive.infolist()
             if any(item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for item in members):
                 raise ValueError("it is compressed otherwise than by deflate")
-            if sum(item.file_size for item in members) > MAX_PACKED_RATIO * len(data):
+            if sum(item.file_size for item in members) > min(MAX_PACKED_RATIO * len(data), _MAX_UNPACKED):
                 raise ValueError("it claims more than it holds")
             return {item.filename: archive.read(item) for item in members}
     # Which error zipfile raises on damage depends on its place; RuntimeError is for encrypted members.
