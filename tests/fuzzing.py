@@ -391,6 +391,8 @@ def use_json(folder: Path) -> object:
 
 
 def evaluate_seeds(folder: Path) -> list[Seed]:
+    from tsp_jax.localization import annotations, detections, evaluation
+
     action = {"segment": [1.5, 4.0], "label": "run", "label_id": 1}
     database = {"a": {"subset": "validation", "duration": 9.0, "annotations": [action, action]}, "名前": {"subset": "testing"}}
     row = {"label": "run", "score": 0.5, "segment": [1.0, 4.5]}
@@ -400,23 +402,31 @@ def evaluate_seeds(folder: Path) -> list[Seed]:
     epic = "video_id,start_timestamp,stop_timestamp,verb_class\na,00:00:01.08,0:03.38,1\na,5,6,2\n"
     texts = {"predictions.json": json.dumps(results), "groundtruth.json": json.dumps({"database": database})}
     texts |= {"epic.csv": epic, "run_test.txt": "a 1.5 20.0\nb  0.0 3.5\n"}
+    truth = annotations.Instances()
+    truth.add("a", "run", 1.5, 4.0)
+    found = detections.Detections(("a",), ("run",), segments.make([0], [0], [1.0], [4.5], [0.5]))
+    scores = evaluation.evaluate(found, truth.ground_truth(""), "custom", tiou=[0.5], diagnose=True)
+    texts["scores.json"] = json.dumps(scores.to_json())
     seeds = [Seed({name: text.encode()}, is_text=True) for name, text in texts.items()]
     return [*seeds, Seed({"results.pkl": pickle.dumps(arrays)}), Seed({"results.pkl": pickle.dumps(arrays, 2)})]
 
 
 def use_evaluate(folder: Path) -> object:
     from tsp_jax.localization import annotations, detections, evaluation
+    from tsp_jax.report import diagnosis_section, page
 
     (path,) = folder.iterdir()
+    if path.name == "scores.json":
+        return page.render(page.Page("", diagnosis=diagnosis_section.read(str(path))))
     truth = annotations.Instances()
     truth.add("a", "run", 1.5, 4.0)
     if path.name in ("predictions.json", "results.pkl"):
-        found = evaluation.evaluate(path, truth.ground_truth(""), "opentad", labels=["jump", "run"])
+        found = evaluation.evaluate(path, truth.ground_truth(""), "opentad", labels=["jump", "run"], diagnose=True)
     else:
         whole, subset = (folder, "test") if path.suffix == ".txt" else (path, "validation")
         predicted = detections.Detections(("a",), ("run",), segments.make([0], [0], [1.0], [4.5], [0.5]))
         flags = {"subset": subset, "label_column": "verb", "on_unknown": "skip"}
-        found = evaluation.evaluate(predicted, whole, "opentad", **flags)
+        found = evaluation.evaluate(predicted, whole, "opentad", diagnose=True, **flags)
     assert 0 <= found.average_mAP <= 1
     return json.dumps(found.to_json(), allow_nan=False)
 
