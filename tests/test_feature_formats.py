@@ -277,9 +277,7 @@ def test_rescaled_rows_cover_the_whole_video(tmp_path: Path, run: Any):
         (["--stride", 16, "--window", 16, "--fps", 15, "--offset", 60], "43.47"),
     ],
 )
-def test_rows_that_do_not_fit_the_length_are_refused_with_both_numbers(
-    timing: list[Any], second: str, tmp_path: Path, run: Any
-):
+def test_rows_that_do_not_fit_are_refused_with_both_numbers(timing: list[Any], second: str, tmp_path: Path, run: Any):
     folder = npy_folder(tmp_path / "npy")
     status, _, err = run("import", folder, "--output", tmp_path / "f.h5", *timing)
     assert status == 1, err
