@@ -6,7 +6,6 @@ instructions without building anything. The second pass builds only descriptions
 the file.
 """
 
-import argparse
 import collections
 import dataclasses
 import io
@@ -28,6 +27,7 @@ MAX_PICKLE_BYTES = 4 * 1024**2
 
 _Refusal = pickles.RefusedError
 _MAX_INT = 1 << 63
+_MAX_IN_SET = 1000
 _MAX_NUMBERS = 129  # offset, shape and strides of one tensor; PyTorch's tensors have at most 64 axes
 
 
@@ -122,6 +122,30 @@ def _describe_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest
         )
 
 
+class PassedOver:
+    """Replaces a value next to the weights that they do not need, such as a number of NumPy or a path. It holds nothing."""
+
+    def __init__(self, *_args: object):
+        pass
+
+    def __setstate__(self, _state: object):
+        pass
+
+
+class NumpyArray(PassedOver):
+    """Replaces an array of NumPy."""
+
+
+def _plain_dict(*_factory: object) -> dict[Any, Any]:
+    """Replaces the class defaultdict, which pickle makes empty and then fills."""
+    return {}
+
+
+def _plain_list(*_items: object) -> list[Any]:
+    """Replaces the class deque, which pickle makes empty and then fills."""
+    return []
+
+
 def _ordered_dict(*items: object) -> collections.OrderedDict:
     """Replaces the class OrderedDict, which pickle makes empty and then fills."""
     if items:
@@ -136,15 +160,29 @@ def _counter(counts: object) -> collections.Counter:
     return collections.Counter(counts)
 
 
-# The names that a checkpoint of weights may ask for. The three classes only hold data; all else is described, not made.
+# What programs save next to the weights, by the stand-in that is made of it, both here and by PyTorch.
+STAND_INS: dict[str, Callable[..., object]] = {
+    **{f"numpy.{core}.multiarray._reconstruct": NumpyArray for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": PassedOver for core in ("core", "_core")},
+    **dict.fromkeys(["argparse.Namespace", "builtins.bytes", "numpy.dtype", "numpy.ndarray"], PassedOver),
+    **{f"pathlib.{kind}": PassedOver for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")},
+    **{f"datetime.{kind}": PassedOver for kind in ("date", "datetime", "time", "timedelta", "timezone")},
+    **{f"builtins.{kind}": PassedOver for kind in ("bool", "dict", "float", "int", "list", "range", "str", "tuple", "xrange")},
+    "collections.defaultdict": _plain_dict,
+    "collections.deque": _plain_list,
+}
+# The names that a checkpoint of weights may ask for. OrderedDict and Counter only hold data; all else is described, not made.
 _ITEMSIZES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1}
+_DTYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 _ALLOWED: dict[str, Callable[..., object] | _StorageType] = {
     "collections.OrderedDict": _ordered_dict,
     "collections.Counter": _counter,  # the milestones of PyTorch's own schedulers
-    "argparse.Namespace": argparse.Namespace,
     "torch._utils._rebuild_tensor_v2": _describe_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_rest: data,
     **{f"torch.{name}Storage": _StorageType(name, size) for name, size in (_ITEMSIZES | {"Bool": 1}).items()},
+    **STAND_INS,
+    # PyTorch makes these by itself.
+    **dict.fromkeys(["builtins.complex", "torch.device", *(f"torch.{name}" for name in _DTYPES)], PassedOver),
 }
 
 
@@ -164,13 +202,44 @@ class _Describer(pickle.Unpickler):
         self.protocols: set[int] = set()
         self.refused: list[str] = []
         self.storages: dict[str, _Storage] = {}
+        self._left = len(data)
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns the harmless replacement of a class or function; notes its name if it is not allowed."""
         full_name = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        made_by_pytorch = {"_codecs.encode": self._bytes, "builtins.set": self._set, "torch.Size": self._size}
+        if full_name in made_by_pytorch:
+            return made_by_pytorch[full_name]
         if full_name not in _ALLOWED:
             self.refused.append(full_name)
         return _ALLOWED.get(full_name, _Refused)
+
+    def _bytes(self, text: object, encoding: object) -> PassedOver:
+        """Replaces the call that makes bytes, which protocol 2 writes as text."""
+        if not (isinstance(text, str) and encoding in ("latin1", "latin-1")):
+            raise _Refusal("bytes are written as no program writes them; the file is damaged")
+        self._spend(len(text))
+        return PassedOver()
+
+    def _set(self, items: object = ()) -> PassedOver:
+        """Replaces the call that makes a set. It is small, because hashes can be chosen to collide."""
+        if not isinstance(items, list) or len(items) > _MAX_IN_SET:
+            raise _Refusal("a set is made as no program makes it; save the file again where it was made")
+        self._spend(len(items))
+        return PassedOver()
+
+    def _size(self, sizes: object = ()) -> PassedOver:
+        """Replaces the call that makes a tensor's size."""
+        if not isinstance(sizes, tuple | list):
+            raise _Refusal("a size is made as no program makes it; save the file again where it was made")
+        self._spend(len(sizes))
+        return PassedOver()
+
+    def _spend(self, size: int) -> None:
+        """Bounds what is made of parts that a pickle may name many times."""
+        self._left -= size
+        if self._left < 0:
+            raise _Refusal("the pickle repeats its content as no program does; save the file again where it was made")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns the description of the array that a pickle refers to."""

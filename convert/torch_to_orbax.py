@@ -191,14 +191,15 @@ def _read_torch(file: BinaryIO, where: str) -> tuple[dict[str, np.ndarray], list
 
 
 def _load(torch: types.ModuleType, file: BinaryIO, where: str) -> Any:
-    """Loads a checked file: tensors, containers, numbers, strings and argparse.Namespace.
+    """Loads a checked file: tensors, containers, numbers, strings, and stand-ins for other values.
 
     Raises:
       ValueError: PyTorch cannot load it.
     """
     file.seek(0)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        stand_ins = [(stand_in, name) for name, stand_in in pickle_check.STAND_INS.items()]
+        with torch.serialization.safe_globals(stand_ins):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch, too, raises nearly anything
         # We pass on the cause alone, not PyTorch's advice to load the file with weights_only=False.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import torch_names
+from convert import pickle_check, torch_names
 
 # Parts of keys that mark a wrapper of a module and never name a layer: DataParallel, torch.compile, Lightning, FSDP, and
 # activation checkpointing.
@@ -27,6 +27,7 @@ _PRETRAINING = {400: "Kinetics", 359: "IG-65M", 487: "Sports-1M"}
 _PRECISIONS = {"float16": "converted to", "bfloat16": "converted to", "float64": "rounded to"}
 
 _MAX_DEPTH = 8
+_SAVE = "save the network where it was made: torch.save({'model': network.state_dict()}, 'model.pth')"
 
 Parts = tuple[str, ...]
 
@@ -47,7 +48,7 @@ def state_dict(content: Any, is_array: Callable[[Any], bool], where: str) -> tup
     """
     expected = "expected a dict with the state dict under 'model', or a state dict itself"
     if not isinstance(content, dict):
-        raise ValueError(f"{where}: {expected}; found {type(content).__name__}")
+        raise ValueError(f"{where}: {expected}; found {type(content).__name__}; {_SAVE}")
     holders = {path: arrays for path, node in _dicts(content) if (arrays := _arrays(node, is_array))}
     networks = {path: arrays for path, arrays in holders.items() if any(_stage(key.split(".")) is not None for key in arrays)}
     if not holders:
@@ -57,7 +58,9 @@ def state_dict(content: Any, is_array: Callable[[Any], bool], where: str) -> tup
             )
         model = dict.get(content, "model", content)
         found = torch_names.summarise(model) if isinstance(model, dict) else f"{type(model).__name__} under 'model'"
-        raise ValueError(f"{where}: {expected}; found {found}")
+        if any(isinstance(value, pickle_check.NumpyArray) for _, node in _dicts(content) for value in dict.values(node)):
+            found += ", with arrays of NumPy in place of tensors"
+        raise ValueError(f"{where}: {expected}; found {found}; {_SAVE}")
     averages = [path for path in networks if _average(path) is not None]
     rest = [path for path in networks if path not in averages]
     chosen = rest or averages or [max(holders, key=lambda path: len(holders[path]))]

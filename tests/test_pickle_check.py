@@ -60,7 +60,7 @@ def test_file_that_would_run_code_is_refused_by_name(
 def test_classes_are_refused_by_name(tmp_path: pathlib.Path, file_format: str) -> None:
     content = torch_files.training_checkpoint({"fc.bias": torch.ones(2)}, [Custom(), np.float64(3)])
     path = torch_files.torch_save(content, tmp_path / "custom.pth", file_format)
-    with pytest.raises(ValueError, match=rf"asks for '{__name__}\.Custom', 'numpy\._core\.multiarray\.scalar'"):
+    with pytest.raises(ValueError, match=rf"asks for '{__name__}\.Custom', which"):
         torch_to_orbax.read_pth(path)
 
 
@@ -150,6 +150,14 @@ def test_pickle_of_a_structure_that_takes_forever_to_hash_is_refused(tmp_path: p
         "a tensor of huge numbers": b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00(" + shared_number + b"t(ttR",
         "a storage of nested lists": b"]q\x00" + b"](h\x00h\x00eq\x00" * 60 + b"Q",
         "marks that hide what is nested": b"}N" + b"(1\x85" * 20_000 + b"Ns",
+        "bytes made of one text many times": b"](X"
+        + (100_000).to_bytes(4, "little")
+        + b"x" * 100_000
+        + b"q\x000"
+        + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R" * 9000
+        + b"e",
+        "a set of keys of one hash": b"c__builtin__\nset\n](" + b"".join(collisions[:1500]) + b"e\x85R",
+        "sets made of one list many times": b"]q\x00(" + b"N" * 900 + b"e0](" + b"c__builtin__\nset\nh\x00\x85R" * 9000 + b"e",
     }
     for file_format in torch_files.FORMATS:
         for name, structure in structures.items():
@@ -162,7 +170,7 @@ def test_pickle_of_a_structure_that_takes_forever_to_hash_is_refused(tmp_path: p
                 (tmp_path / "a.pth").write_bytes(b"".join([*start, content, pickle.dumps([], 2)]))
             began = time.monotonic()
             with pytest.raises(
-                ValueError, match=r"a\.pth: .*(no program does|PyTorch never)|few whole numbers|storage's description"
+                ValueError, match=r"a\.pth: .*(no program (does|makes)|PyTorch never)|few whole numbers|storage's description"
             ):
                 torch_to_orbax.read_pth(tmp_path / "a.pth")
             assert time.monotonic() - began < 20, name

@@ -1,6 +1,8 @@
 """Tests of checkpoints as people have them: wrapped, in other precisions and formats, or of something else."""
 
+import argparse
 import collections
+import datetime
 import functools
 import math
 import os
@@ -12,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convert import orbax_to_torch, other_files, safetensors_file, torch_names, torch_to_orbax, wrappers
@@ -146,6 +149,20 @@ WRAPPED: dict[str, tuple[Any, str]] = {
         "",
     ),
     "plain": ({"model": STATE, "model_ema": {"decay": 0.9}}, ""),
+    "numbers and arrays of NumPy": (
+        {"model": STATE, "best": np.float64(0.5), "epoch": np.int64(3), "rng": np.random.RandomState(0).get_state()},
+        "",
+    ),
+    "values that programs save next to weights": (
+        {
+            "model": STATE,
+            "args": argparse.Namespace(device=torch.device("cuda", 1), root=pathlib.Path("a/b"), crop=torch.Size([112, 112])),
+            "optimizer": {"state": collections.defaultdict(dict, {0: {"step": 3}}), "param_groups": []},
+            "losses": collections.deque([1.5, 2.5], 5),
+            "others": [{1, 2}, b"x", b"", 1j, range(3), torch.float16, datetime.datetime(2026, 1, 2), collections.Counter("a")],
+        },
+        "",
+    ),
 }
 
 
@@ -221,7 +238,9 @@ def test_head_of_a_bare_backbone_is_kept_unless_it_is_that_of_a_published_pretra
             "state of an optimizer without its net",
         ),
         ({"optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, "state of an optimizer without its net"),
-        ({"epoch": 3, "model": None}, "found NoneType under 'model'"),
+        ({"epoch": 3, "model": None}, "found NoneType under 'model'; save the network"),
+        ({"model": {key: value.numpy() for key, value in STATE.items()}}, "arrays of NumPy in place of tensors; save the"),
+        ([STATE, 3], "found list; save the network where it was made"),
     ],
 )
 def test_what_may_be_read_in_two_ways_or_does_not_fit_is_refused(content: Any, message: str, tmp_path: pathlib.Path) -> None:
