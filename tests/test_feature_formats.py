@@ -331,10 +331,20 @@ def test_a_resampled_file_keeps_the_times(imported: Path, tmp_path: Path, run: A
         np.testing.assert_allclose((start_sec + window_sec / 2)[inner], cells[inner], rtol=1e-12)
 
 
+def test_a_file_with_every_third_row_keeps_their_times(imported: Path, tmp_path: Path, run: Any):
+    assert run("export", imported, "--output", tmp_path / "f.h5", "--format", "h5", "--every", 3)[0] == 0
+    item, whole = features.read(tmp_path / "f.h5", "v_a"), features.read(imported, "v_a")
+    np.testing.assert_array_equal(item.features, whole.features[::3], strict=True)
+    np.testing.assert_allclose(clip_times.clip_times(item)[0], clip_times.clip_times(whole)[0][::3], rtol=1e-15)
+    assert clip_times.clip_times(item)[1] == clip_times.clip_times(whole)[1]
+
+
 def test_joined_files_are_no_encoders_any_more(imported: Path, tmp_path: Path, run: Any):
     assert run("export", imported, imported, "--output", tmp_path / "f.h5", "--format", "h5")[0] == 0
     item = features.read(tmp_path / "f.h5", "v_a")
-    assert item.features.shape == (37, 2 * CHANNELS) and item.attributes["timing"].startswith("joined")
+    assert item.features.shape == (37, 2 * CHANNELS) and item.attributes["timing"].startswith(
+        "rows of imported.h5 + imported.h5"
+    )
     np.testing.assert_array_equal(clip_times.clip_times(item)[0], clip_times.clip_times(features.read(imported, "v_a"))[0])
 
 
@@ -342,7 +352,7 @@ def test_rows_with_gaps_are_not_resampled(tmp_path: Path):
     with features.Writer(tmp_path / "f.h5", {"stride": 16, "clip_len": 16, "frame_rate": 15.0}) as writer:
         writer.commit("v_a", rows("v_a"), {"clip_ranges": np.array([[0, 10], [13, 40]]), "damage": "broken"})
     with pytest.raises(ValueError, match=r"'v_a' is damaged and lacks clips"):
-        feature_exports.export_features([tmp_path / "f.h5"], tmp_path / "out", "npy", length=10)
+        feature_exports.export_features([tmp_path / "f.h5"], tmp_path / "out", "npy", plan=resampling.Plan(length=10))
     assert not (tmp_path / "out").exists()
 
 

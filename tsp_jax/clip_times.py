@@ -77,9 +77,18 @@ def row_timing(video: features.VideoFeatures) -> RowTiming:
 
 
 def duration_sec(video: features.VideoFeatures) -> float:
-    """Returns the length of the video in seconds."""
+    """Returns the length of the video in seconds.
+
+    Raises:
+      FeatureFileError: the attributes from which it follows are absent or no numbers.
+    """
     found = video.attributes
-    return float(found["duration_sec"]) if "duration_sec" in found else float(found["frames"]) / float(found["fps"])
+    try:
+        return float(found["duration_sec"]) if "duration_sec" in found else float(found["frames"]) / float(found["fps"])
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        raise features.FeatureFileError(
+            f"video {video.name!r}: expected its length in seconds, or its frames and fps, among the attributes; extract it again"
+        ) from error
 
 
 def clip_times(video: features.VideoFeatures) -> tuple[Float[np.ndarray, " n"], float]:
@@ -110,6 +119,7 @@ def clip_numbers(video: features.VideoFeatures) -> Int64[np.ndarray, " n"]:
     found = video.attributes
     if IMPORTED in found:
         row_timing(video)
+        duration_sec(video)
         return np.arange(len(video.features))
     try:
         fps, rate = clips.check_fps(float(found["fps"])), clips.check_fps(float(found["frame_rate"]))

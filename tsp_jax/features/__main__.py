@@ -29,8 +29,7 @@ def _work(options: argparse.Namespace) -> int:
             options.files,
             options.output,
             options.format,
-            length=options.length,
-            method=options.resample,
+            plan=resampling.Plan(options.every, options.length, options.resample),
             join=options.join,
             first_channels=options.first_channels,
         )
@@ -184,6 +183,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         default="npy",
         help="pkl is what the original of TSP writes, csv BMN's, slowfast TCANet's, pgcn P-GCN's, bmt BMT's (default: npy)",
     )
+    command.add_argument("--every", type=cli.positive_int, default=1, help="keep one row of this many (default: 1)")
     command.add_argument("--length", type=cli.positive_int, help="rows to which each video is resampled (default: as they are)")
     command.add_argument(
         "--resample",

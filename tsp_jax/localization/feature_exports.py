@@ -22,8 +22,7 @@ def export_features(
     output: str | Path,
     kind: ExportFormat,
     *,
-    length: int | None = None,
-    method: resampling.Method = "linear",
+    plan: resampling.Plan | None = None,
     join: feature_sources.Join = "equal",
     first_channels: int | None = None,
 ) -> int:
@@ -35,8 +34,7 @@ def export_features(
       paths: files of features of this project; several are joined on the channels.
       output: the folder; for `h5` the file.
       kind: the format.
-      length: the number of rows to which each video is resampled; None keeps the rows.
-      method: how rows are resampled.
+      plan: how the features are resampled; None keeps the rows.
       join: which number of rows joined features have.
       first_channels: channels of the slow path (`slowfast`) or of `_rgb` (`bmt`). None takes those of the first part of a
         joined import, or else all.
@@ -44,9 +42,10 @@ def export_features(
     Raises:
       OSError, ValueError, FeatureFileError: a file can't be read or written, or the features do not fit the format.
     """
-    jobs = _jobs([Path(path) for path in paths], join, length, kind, first_channels)
+    plan = plan or resampling.Plan()
+    jobs = _jobs([Path(path) for path in paths], join, plan, kind, first_channels)
     if kind == "h5":
-        return _export_file(jobs, Path(output), length, method, join, [Path(path) for path in paths])
+        return _export_file(jobs, Path(output), plan, join, [Path(path) for path in paths])
     folder, lock = Path(output), Path(output) / ".lock"
     files.make_folder(folder)
     try:
@@ -56,10 +55,7 @@ def export_features(
         ):
             end.callback(lock.unlink, missing_ok=True)
             for name, job in progress.each(jobs.items(), "export", len(jobs)):
-                rows = job.read()
-                if length is not None:
-                    rows = resampling.resampled(rows, length, method)
-                for ending, data in _files(rows, kind, job.first_channels).items():
+                for ending, data in _files(plan.rows(job.read()), kind, job.first_channels).items():
                     with files.replacing(folder / f"{name}{ending}") as temporary:
                         temporary.write_bytes(data)
     except errors.InUseError as error:
@@ -78,7 +74,7 @@ class _Job:
 
 
 def _jobs(
-    paths: list[Path], join: feature_sources.Join, length: int | None, kind: ExportFormat, first_channels: int | None
+    paths: list[Path], join: feature_sources.Join, plan: resampling.Plan, kind: ExportFormat, first_channels: int | None
 ) -> dict[str, _Job]:
     """Returns the videos to export, after the checks that need no features."""
     held = [_held(path) for path in paths]
@@ -88,20 +84,18 @@ def _jobs(
     for name in [] if partly else held[0]:
         shapes, own = [part[name][0] for part in held], held[0][name][1]
         counts, channels = [count for count, _ in shapes], [width for _, width in shapes]
-        parts = channels if len(paths) > 1 else own.get(feature_formats.CHANNELS, channels)
-        first = int(np.ravel(parts)[0]) if first_channels is None else first_channels
+        first = first_channels or _first_part(own, channels)
         if join == "equal" and len(set(counts)) > 1:
             faults.append(f"video {name!r}: {counts} rows in {', '.join(map(str, paths))}; pass --join with a rule")
-        if not 0 < first <= sum(channels):
+        if kind in ("slowfast", "bmt") and first > sum(channels):
             faults.append(f"video {name!r}: {sum(channels)} channels, of which the first {first} can't be split off")
         elif kind == "bmt" and first not in (sum(channels), sum(channels) / 2):
             faults.append(
                 f"video {name!r}: {first} of {sum(channels)} channels for _rgb; BMT adds _flow to it, which must be as many"
             )
-        gaps = _gaps(own, counts[0])
-        if gaps and (length is not None or len(paths) > 1):
-            faults.append(f"video {name!r} is damaged and lacks clips ({gaps}); rows with gaps can't be resampled or joined")
-        if min(counts) < 1 and length is not None:
+        if (plan.changes() or len(paths) > 1) and _has_gaps(own, counts[0]):
+            faults.append(f"video {name!r} is damaged and lacks clips; rows with gaps can't be resampled or joined")
+        if min(counts) < 1 and plan.changes():
             faults.append(f"video {name!r} has no rows to resample")
 
         def read(name: str = name) -> feature_files.Rows:
@@ -123,10 +117,16 @@ def _held(path: Path) -> dict[str, tuple[tuple[int, int], features.Attributes]]:
     return found
 
 
-def _gaps(attributes: features.Attributes, count: int) -> str:
-    """Returns the ranges of a damaged video's clips as text; empty if none is missing before the last."""
-    ranges = np.asarray(attributes.get("clip_ranges", [[0, count]])).reshape(-1, 2)
-    return "" if len(ranges) == 1 and ranges[0, 0] == 0 else str(ranges.tolist()[:3])
+def _first_part(attributes: features.Attributes, channels: list[int]) -> int:
+    """Returns the channels of the first part of joined features, of several files or of one import; of others, all."""
+    stored = np.ravel(attributes.get(feature_formats.CHANNELS, ())).tolist()
+    known = len(channels) == 1 and all(type(number) is int and number > 0 for number in stored) and sum(stored) == channels[0]
+    return stored[0] if known else channels[0]
+
+
+def _has_gaps(attributes: features.Attributes, count: int) -> bool:
+    """Returns whether clips are missing before the last of a damaged video."""
+    return "clip_ranges" in attributes and not np.array_equal(np.ravel(attributes["clip_ranges"]), [0, count])
 
 
 def _files(rows: feature_files.Rows, kind: ExportFormat, first_channels: int) -> dict[str, bytes]:
@@ -141,12 +141,7 @@ def _files(rows: feature_files.Rows, kind: ExportFormat, first_channels: int) ->
 
 
 def _export_file(
-    jobs: dict[str, _Job],
-    output: Path,
-    length: int | None,
-    method: resampling.Method,
-    join: feature_sources.Join,
-    paths: Sequence[Path],
+    jobs: dict[str, _Job], output: Path, plan: resampling.Plan, join: feature_sources.Join, paths: Sequence[Path]
 ) -> int:
     """Writes one HDF5 file. Rows that changed have a timing of their own, and no claim to be an encoder's."""
     if output.exists():
@@ -154,10 +149,9 @@ def _export_file(
     with hdf5.reading(paths[0]) as file:
         run = hdf5.attributes(file)
         naming = hdf5.naming(file)
-    changed = length is not None or len(paths) > 1
+    changed = plan.changes() or len(paths) > 1
     if changed:
-        rows = f"resampled to {length} rows ({method})" if length is not None else "joined"
-        run = {clip_times.IMPORTED: f"{rows} from {', '.join(path.name for path in paths)}", hdf5.NAMING: naming}
+        run = {clip_times.IMPORTED: f"rows of {' + '.join(path.name for path in paths)}, {plan}", hdf5.NAMING: naming}
     run.pop("format_version", None)
     with features.Writer(output, run, overwrite=True) as writer:
         for name, job in progress.each(jobs.items(), "export", len(jobs)):
@@ -167,10 +161,7 @@ def _export_file(
                 timing, seconds = clip_times.row_timing(item), clip_times.duration_sec(item)
                 if join != "shortest" and len(rows) != job.counts[0]:
                     timing = timing.resampled(job.counts[0], len(rows))
-                if length is not None:
-                    kept = len(rows) == length and method == "linear"
-                    timing = timing if kept else timing.resampled(len(rows), length)
-                    rows = resampling.resampled(rows, length, method)
+                timing, rows = plan.timing(timing, len(rows)), plan.rows(rows)
                 own = {key: own[key] for key in ("fps", "frames", "damage") if key in own}
                 own |= {**timing.attributes(), "duration_sec": seconds, "clips": len(rows)}
             writer.commit(name, rows, own)

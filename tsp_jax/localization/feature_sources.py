@@ -148,7 +148,8 @@ def _in_folder(folder: Path, suffix: str, layout: Layout) -> dict[str, tuple[str
         if not (stem.startswith(layout.prefix) and stem.endswith(suffix) and len(stem) > len(layout.prefix) + len(suffix)):
             continue
         # Names are relative paths, by which the same names in several folders are different videos.
-        name = path.relative_to(folder).with_name(stem[len(layout.prefix) : len(stem) - len(suffix)]).as_posix()
+        parents, bare = path.relative_to(folder).parts[:-1], stem[len(layout.prefix) : len(stem) - len(suffix)]
+        name = "/".join([*parents, bare])
         if name in found:
             raise ValueError(f"{path}: {found[name][0]} has features of the same video; move one of them away")
         read = functools.partial(feature_files.read, path, key=layout.key, channels_first=layout.channels_first)

@@ -1,14 +1,52 @@
 """Resamples features on the time axis as the original tools do, to the same bits where they round in float32."""
 
+import dataclasses
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
 
+from tsp_jax import clip_times
+
 Method = Literal["linear", "bmn"]
 METHODS: tuple[str, ...] = get_args(Method)
 _SAMPLES = 3  # points of each part that `bmn` averages
 _EDGE = 1e-4  # rows; `bmn` stays this far within the first and the last row's middle
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How features are resampled on the time axis.
+
+    Attributes:
+      every: keeps the rows 0, `every`, 2 `every` and so on, as ActionFormer and G-TAD do before anything else.
+      length: the number of rows to which each video is resampled after that; None keeps the rows.
+      method: how it is resampled, as in `resampled`.
+    """
+
+    every: int = 1
+    length: int | None = None
+    method: Method = "linear"
+
+    def __str__(self) -> str:
+        kept = f"row 0 of every {self.every}, " if self.every > 1 else ""
+        return f"{kept}{f'resampled to {self.length} rows ({self.method})' if self.length is not None else 'as they were'}"
+
+    def changes(self) -> bool:
+        """Returns whether rows are not kept as they are."""
+        return self.every > 1 or self.length is not None
+
+    def rows(self, rows: Float32[np.ndarray, "_ c"]) -> Float32[np.ndarray, "_ c"]:
+        """Returns a video's features, resampled."""
+        rows = rows[:: self.every]
+        return rows if self.length is None else resampled(rows, self.length, self.method)
+
+    def timing(self, timing: clip_times.RowTiming, count: int) -> clip_times.RowTiming:
+        """Returns the timing of what `rows` returns for `count` rows of this timing."""
+        timing, count = dataclasses.replace(timing, stride=timing.stride * self.every), len(range(0, count, self.every))
+        if self.length is None or (self.length == count and self.method == "linear"):
+            return timing
+        return timing.resampled(count, self.length)
 
 
 def resampled(rows: Float32[np.ndarray, "n c"], length: int, method: Method) -> Float32[np.ndarray, "length c"]:
