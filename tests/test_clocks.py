@@ -67,6 +67,43 @@ def test_joined_recordings_follow_each_other(suffix: str, how: dict, second_star
     assert f"recordings joined at {60 / fps:.2f} s" in said
 
 
+@pytest.mark.parametrize("hole", [0, 90])
+@pytest.mark.parametrize("how", [{"options": {"bf": "0"}}, {"options": {"bf": "2"}}, {"codec": "libx265"}], ids=str)
+def test_joined_segments_of_one_clock_are_whole(how: dict, hole: int, tmp_path: Path):
+    """As downloaded streams are. The packets' counters restart, for which FFmpeg takes the frame before for damaged."""
+    joined, starts = tmp_path / "joined.ts", [300 + part * (60 + hole) for part in range(3)]
+    with open(joined, "wb") as output:
+        for start in starts:
+            pts = range(start, start + 60)
+            options = {"mpegts_copyts": "1"}
+            output.write(media.write(tmp_path / "part.ts", pts=pts, container_options=options, **how).read_bytes())
+    at_sec = [(start + number - 300) / 30 for start in starts for number in range(60)]
+    check(joined, [*range(60)] * 3, at_sec, at_sec[-1] + 1 / 30)
+    assert not measurement.measure(joined, "x").damage
+    reader = decoding.Reader(scan := scanning.scan(joined), np.arange(180) > 130)
+    assert [media.number(picture) for _, picture in reader] == [*range(11, 60)] and scan.dated
+
+
+def test_joined_recordings_of_other_rates_have_their_length(tmp_path: Path):
+    joined = tmp_path / "joined.ts"
+    with open(joined, "wb") as output:
+        for fps in (30, 24):
+            output.write(media.write(tmp_path / "part.ts", fps=fps, size=(160, 4 * fps)).read_bytes())
+    check(joined, [*range(60)] * 2, [*even(60, 30), *(2 + at for at in even(60, 24))], 4.5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mp4", "libx264"), (".flv", "libx264"), (".asf", "msmpeg4"), (".mov", "mpeg4")]
+)
+def test_a_second_recording_that_is_not_read_is_a_fault(suffix: str, codec: str, tmp_path: Path):
+    part = media.write(tmp_path / f"part{suffix}", codec=codec, options={"b": "800k"} if codec != "libx264" else {})
+    assert not scanning.scan(part).fault
+    joined = tmp_path / f"joined{suffix}"
+    joined.write_bytes(2 * part.read_bytes())
+    size = part.stat().st_size
+    assert f"another recording begins at byte {size} of {2 * size}" in check(joined, range(60), even(60, 30), 2)
+
+
 def test_joined_webm_follow_each_other(tmp_path: Path):
     """A live recording's parts have no lengths, and clusters of the second part count from 0 again."""
     how = {"codec": "libvpx", "options": {"cpu-used": "8", "auto-alt-ref": "0", "b": "500k"}}
@@ -97,6 +134,15 @@ def test_frames_of_one_time_share_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("place", [1, 30])
+def test_a_long_hole_among_reordered_frames_is_kept(place: int, suffix: str, tmp_path: Path):
+    """The frame after the hole may be decoded before the last frames ahead of it, and waits for its time."""
+    pts = [number + 240 * (number >= place) for number in range(60)]
+    path = media.write(tmp_path / f"x{suffix}", pts=pts, options={"bf": "3"})
+    assert "1 hole without frames" in check(path, range(60), [at / 30 for at in pts], 10)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_a_hole_is_kept(suffix: str, tmp_path: Path):
     pts = [number + 105 * (number >= 30) for number in range(60)]
     path = media.write(tmp_path / f"x{suffix}", pts=pts, b_frames=0)
@@ -124,11 +170,20 @@ def test_avi_with_empty_chunks_is_dated_by_its_chunks(codec: str, fps: int, ever
     check(path, range(60), even(60, fps), 60 / fps, 1.1 * (every - 1) / (fps * every) + 0.001)
 
 
-def test_avi_with_irregular_chunks_is_dated_by_them(tmp_path: Path):
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_with_irregular_chunks_is_dated_by_them(codec: str, tmp_path: Path):
     steps = random.Random(1).choices([1, 1, 1, 2, 5], k=59)
     pts = np.cumsum([0, *steps]).tolist()
-    path = media.write(tmp_path / "x.avi", codec="mpeg4", fps=30, pts=pts, b_frames=0, options={"b": "800k"})
+    options = {"b": "800k"} if codec == "mpeg4" else {"bf": "0"}
+    path = media.write(tmp_path / "x.avi", codec=codec, fps=30, pts=pts, b_frames=0, options=options)
     check(path, range(60), [at / 30 for at in pts], (pts[-1] + 1) / 30)
+
+
+@pytest.mark.parametrize("fps", [25, Fraction(60000, 1001)], ids=str)
+@pytest.mark.parametrize(("codec", "container"), [("libx264", "h264"), ("libx265", "hevc"), ("mpeg4", "m4v")])
+def test_raw_streams_have_the_rate_that_they_say(codec: str, container: str, fps: Fraction | int, tmp_path: Path):
+    path = media.write(tmp_path / "x.raw", codec=codec, container=container, fps=fps)
+    check(path, range(60), even(60, float(fps)), 60 / fps)
 
 
 @pytest.mark.parametrize(("slow", "suffix"), [(5, ".webm"), (1, ".mkv")])

@@ -32,6 +32,11 @@ def test_interrupted_writing_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_video_shorter_than_a_frame_becomes_one_frame(tmp_path: Path):
+    source = media.write(tmp_path / "x.mkv", fps=1000, frames=1)
+    assert writing.resample(source, tmp_path / "y.mp4", 30).frames == 1
+
+
 @pytest.mark.parametrize("rotation_deg", [90, 180, 270])
 def test_picture_is_upright(rotation_deg: int, tmp_path: Path):
     """FFmpeg counts a display matrix's degrees leftwards, and so does numpy's rot90."""

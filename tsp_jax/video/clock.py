@@ -126,11 +126,15 @@ def date(stamps: Stamps, header: Header, shown: Bool[np.ndarray, " n"] | None = 
     packet_pts, jumps = None, []
     dated = bool(np.all(pts.known[shown])) and not (header.orders_decoding and bool(np.all(np.diff(pts.values[shown]) > 0)))
     if dated:
+        own = pts
+        if header.formats == {"avi"} and np.all(dts.known) and bool(np.all(np.diff(pts.values[shown]) > 0)):
+            # AVI stores decoding times alone. FFmpeg dates a frame by the next one, which is right where the rate is constant.
+            pts = _Times(pts.known, dts.values + int(np.min((pts.values - dts.values)[shown])))
         # Matroska stores no decoding times. What FFmpeg makes up in their place goes astray where the clock restarts.
         mended, jumps = _follow(pts, None if "matroska" in header.formats else dts, shown, header)
         spread, shared[shown] = _spread(mended[shown])
         mended[shown] = spread
-        packet_pts = None if np.array_equal(mended[pts.known], pts.values[pts.known]) else mended
+        packet_pts = None if np.array_equal(mended[own.known], own.values[own.known]) else mended
         times, last = np.sort(spread), int(np.flatnonzero(shown)[np.argmax(spread)])
     elif np.all(dts.known[shown]):
         notes.append("the file has only decoding times; frames take them in the order in which the decoder gives them")
@@ -179,12 +183,12 @@ def _follow(
     A part begins where the clock goes back, or ahead by more than a hole may last.
     """
     clock = pts if dts is None else dts
-    if dts is not None:
-        pts = _near_decoding(pts, dts, header)
     back, reorder = (0, _MAX_REORDER) if dts is None else (_units(_RESTART_SEC, header), 1)
     ahead = _units(_MAX_HOLE_SEC[bool(header.formats & _MPEG)], header)
     places = np.flatnonzero(clock.known)
     starts = [0, *(int(places[at]) for at in _restarts(clock.values[places], back, ahead, reorder))]
+    if dts is not None:
+        pts = _near_decoding(pts, dts, starts[1:], header)
     mended, jumps = pts.values.copy(), []
     end = raw_end = 0
     for start, stop in itertools.pairwise([*starts, len(shown)]):
@@ -202,18 +206,22 @@ def _follow(
     return mended, jumps
 
 
-def _near_decoding(pts: _Times, dts: _Times, header: Header) -> _Times:
-    """Returns presentation times, as late after decoding as usual where they are far from it.
+def _near_decoding(pts: _Times, dts: _Times, restarts: Sequence[int], header: Header) -> _Times:
+    """Returns presentation times, as late after decoding as usual where they are far from it before a restart.
 
-    For the last packet before the clock restarts FFmpeg may take the time of the first one after it.
+    For the last packet before the clock restarts FFmpeg may take the time of the first one after it. Elsewhere a frame may be
+    shown long after it is decoded, for it is decoded before a hole if frames that are shown before the hole refer to it.
     """
     delay = pts.values - dts.values
     both = pts.known & dts.known
     far = both & (np.abs(delay) > _units(_MAX_DELAY_SEC, header))
-    if not far.any() or far[both].all():
+    wrong = np.zeros(len(far), bool)
+    wrong[[restart - 1 for restart in restarts]] = True
+    wrong &= far
+    if not wrong.any() or far[both].all():
         return pts
     usual = int(np.median(delay[both & ~far]))
-    return _Times(pts.known, np.where(far, dts.values + usual, pts.values))
+    return _Times(pts.known, np.where(wrong, dts.values + usual, pts.values))
 
 
 def _restarts(values: Int64[np.ndarray, " n"], back: int, ahead: int, reorder: int) -> list[int]:

@@ -1,13 +1,23 @@
-"""Whether a video file is all there, by its own headers: demuxers read one that is cut off to its end without a word."""
+"""What the bytes of a video file say that demuxers pass over without a word: a cut end, joints, a second recording."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 _MATROSKA = b"\x1a\x45\xdf\xa3"  # EBML header
 _SEGMENT = b"\x18\x53\x80\x67"  # the element that holds all of a Matroska file
 _MAX_BOXES = 1 << 20
+_HEADERS = {  # of formats of which FFmpeg reads only the first of several joined files
+    b"FLV\x01": (b"FLV\x01\x01\0\0\0\t\0\0\0\0", b"FLV\x01\x04\0\0\0\t\0\0\0\0", b"FLV\x01\x05\0\0\0\t\0\0\0\0"),
+    b"\x30\x26\xb2\x75": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",),  # ASF
+}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
+_TS_SYNC, _TS_BYTES = 0x47, 188
+_TABLES_BYTES = 1 << 21  # within which MPEG-TS repeats its tables
 
 
 def missing_bytes(path: str | Path) -> int:
@@ -22,15 +32,82 @@ def missing_bytes(path: str | Path) -> int:
             end = _segment_end(file)
         elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
             end = max(_riff_ends(file, size), default=0)
-        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp"):
-            end = max(_box_ends(file, size), default=0)
+        elif head[4:8] in _BOXES:
+            end = max((start + length for start, length, _ in _boxes(file, size)), default=0)
         else:
             end = 0
     return max(0, end - size)
 
 
-def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
-    """Where each top-level box ends."""
+def second_recording(path: str | Path) -> int:
+    """Returns the byte at which a second recording begins that FFmpeg does not read; 0 if there is none.
+
+    MP4, FLV and ASF are such formats. Fragments of MP4 are read wherever they are.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[4:8] in _BOXES:
+            boxes = list(_boxes(file, size))
+            films = [start for start, _, kind in boxes if kind == b"moov"]
+            if len(films) < 2 or any(kind == b"moof" for _, _, kind in boxes):
+                return 0
+            return next((start for start, _, kind in boxes[1:] if kind == b"ftyp"), films[1])
+        headers = _HEADERS.get(head[:4], ())
+        if not headers:
+            return 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            places = [data.find(header, 1) for header in headers]
+        return min((place for place in places if place > 0), default=0)
+
+
+def counters_restart(path: str | Path, start: int, stop: int) -> bool:
+    """Returns whether the packets of MPEG-TS count from elsewhere on in several streams, as where recordings are joined.
+
+    A lost packet breaks the count of one stream. Where recordings are joined the program's tables come again, and their count
+    breaks too.
+
+    Args:
+      path: the file.
+      start: byte at which a packet of the video begins, at or before the joint.
+      stop: byte at which a packet of the video begins, after the joint.
+
+    Source: ISO/IEC 13818-1, 2.4.3.2.
+    """
+    with open(path, "rb") as file:
+        file.seek(stop)
+        lead = file.read(5)
+        if len(lead) < 5 or _TS_SYNC not in (lead[0], lead[4]):
+            return False
+        # In M2TS, each packet has four bytes of time before it. FFmpeg's positions count from either.
+        sizes = [_TS_BYTES, _TS_BYTES + 4]
+        for size in sizes:
+            count = min(stop, stop - start + _TABLES_BYTES) // size
+            file.seek(stop - count * size)
+            raw = np.frombuffer(file.read(count * size), np.uint8).reshape(-1, size)
+            packets = raw[:, 4:] if lead[0] != _TS_SYNC else raw
+            if count and np.all(packets[-3:, 0] == _TS_SYNC):
+                return _breaks(packets[:, :4], count - -(-(stop - start) // size))
+    return False
+
+
+def _breaks(heads: np.ndarray, first: int) -> bool:
+    """Returns whether a table and the count of a stream other than the video's break at or after a packet."""
+    pids = (heads[:, 1].astype(int) & 0x1F) << 8 | heads[:, 2]
+    counted = (heads[:, 3] & 0x10) > 0
+    if not np.any(pids[first:] == 0):
+        return False
+    video = pids[first]
+    for pid in np.unique(pids[first:]):
+        places = np.flatnonzero((pids == pid) & counted)
+        steps = np.diff(heads[places, 3].astype(int) & 15) & 15
+        if pid not in (video, 0x1FFF) and np.any(steps[places[1:] >= first] > 1):
+            return True
+    return False
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yields where each top-level box starts, its length and its kind, up to one that lasts to the end of the file."""
     start = 0
     for _ in range(_MAX_BOXES):
         if start >= size:
@@ -42,10 +119,10 @@ def _box_ends(file: BinaryIO, size: int) -> Iterator[int]:
             length, shortest = int.from_bytes(header[8:16], "big"), 16
         if length == 0 and len(header) >= 8:
             return  # the last box, up to the end of the file whatever that is
-        start += max(length, shortest)
-        yield start
+        yield start, max(length, shortest), header[4:8]
         if length < shortest:
             return
+        start += length
 
 
 def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:

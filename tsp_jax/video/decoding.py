@@ -181,7 +181,7 @@ class Reader:
         video, first = self.video, int(np.argmax(self.needed))
         pts = video.timeline.pts
         name = next((name for name in video.container.split(",") if name in _SEEKABLE), "")
-        is_exact = bool(name) and video.dated and video.packet_pts is None
+        is_exact = bool(name) and video.dated and video.packet_pts is None and not video.joints
         self._sought = self._may_seek and first >= _WORTH_SEEKING and is_exact
         packets = scanning.packets(container, stream, video.packet_pts, video.joints)
         if not self._sought:

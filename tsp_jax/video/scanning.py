@@ -3,6 +3,7 @@
 `scan` answers from the packets alone, which is fast. `rescan` decodes everything, for files whose packets are wrong about it.
 """
 
+import collections
 import dataclasses
 from collections.abc import Collection, Iterator
 from fractions import Fraction
@@ -28,6 +29,7 @@ _OPEN_OPTIONS = {
 MAX_PIXELS = 1 << 26  # pixels in a frame: twice 8K; a hostile header may claim 2^30
 _MAX_FRAMES = 1 << 26  # frames in a video: 12 days at 60 fps
 _MARKED = 3  # packets before a joint among which FFmpeg marks one as damaged
+_RAW = frozenset({"h264", "hevc", "m4v", "mpegvideo"})  # formats without a header, for which FFmpeg assumes 25 fps
 _EARLY_SOUND_SEC = 0.5  # before the first picture, which is worth a note
 
 
@@ -200,20 +202,27 @@ class _Found(NamedTuple):
     rotation_deg: int
     other_pictures: bool
     notes: tuple[str, ...]
+    joints: frozenset[int]
 
 
 def _read(path: Path, *, decode: bool) -> _Found:
     stamps, rotation_deg, whole = clock.Stamps(), None, True
     shown: set[int | None] = set()
+    joints: set[int] = set()
+    recent: collections.deque[tuple[int | None, bool]] = collections.deque(maxlen=_MARKED)  # position, whether it is damaged
     reason = ""
     with open_container(path) as container:
         stream = video_stream(container)
         for packet, error in packets(container, stream):
-            whole &= not error
+            whole = not error if packet is not None else whole and not error  # a fault before the end does not shorten it
             if packet is None and error and not stamps.pts:
                 raise VideoError(f"no packet can be read: {error}")
             # A file that breaks off gives the frames before the break; the decoding pass will report the damage.
             if packet is not None:
+                is_suspect = packet.is_keyframe and any(damaged for _, damaged in recent) and packet.pos
+                if is_suspect and containers.counters_restart(path, recent[0][0] or 0, packet.pos or 0):
+                    joints.add(len(stamps.pts))
+                recent.append((packet.pos, bool(error)))
                 stamps.add(packet.pts, packet.dts, packet.duration or 0, packet.is_discard)
                 if len(stamps.pts) > _MAX_FRAMES:
                     raise VideoError(f"more than {_MAX_FRAMES} frames")
@@ -238,6 +247,7 @@ def _read(path: Path, *, decode: bool) -> _Found:
             rotation_deg or 0,
             len(container.streams.video) > 1,
             _notes(container, stream),
+            frozenset(joints),
         )
 
 
@@ -254,11 +264,22 @@ def _dated(video: Scan, dates: clock.Dates, found: _Found) -> Scan:
         timeline=dates.timeline,
         dated=dates.dated,
         packet_pts=dates.packet_pts,
-        joints=dates.joints,
+        joints=dates.joints | found.joints,
         other_pictures=found.other_pictures,
         start=int(dates.timeline.pts[0]),
         notes=(*found.notes, *dates.notes),
-        fault=dates.fault,
+        fault="; ".join(fault for fault in (dates.fault, _fault(video.path)) if fault),
+    )
+
+
+def _fault(path: Path) -> str:
+    """Returns what FFmpeg passes over without a word; empty if nothing."""
+    start = containers.second_recording(path)
+    if not start:
+        return ""
+    return (
+        f"another recording begins at byte {start} of {path.stat().st_size}, and only the first one is read; join recordings "
+        "of this format with FFmpeg's `concat` instead"
     )
 
 
@@ -271,10 +292,15 @@ def _header(container: av.container.InputContainer, stream: av.VideoStream, whol
     elif container.duration:
         end = round(Fraction(container.duration, av.time_base) / time_base)
         alone = len(container.streams) == 1
+    if "asf" in formats:  # it knows one length for all streams
+        alone = len(container.streams) == 1
+    rate = stream.average_rate or stream.guessed_rate
+    if formats & _RAW:
+        rate = stream.codec_context.framerate or rate
     return clock.Header(
         formats,
         time_base,
-        rate=max(stream.average_rate or stream.guessed_rate or Fraction(0), Fraction(0)),
+        rate=max(rate or Fraction(0), Fraction(0)),
         frames=stream.frames,
         end=end,
         alone=alone,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -79,7 +80,7 @@ def resample(source: str | Path, target: str | Path, fps: int, *, crf: int = 23)
         phase = round(Fraction(container.start_time or 0, av.time_base) / scanned.timeline.time_base)
     for _ in range(2):
         reader = decoding.Reader(scanned, np.ones(len(scanned.timeline.pts), bool))
-        timed = _Timed(reader, min(phase, scanned.start))
+        timed = _Timed(reader, min(phase, scanned.start), fps)
         try:
             count = _encode(timed, target, scanned.timeline.time_base, fps, crf)
         except av.error.FFmpegError as error:
@@ -122,11 +123,12 @@ def _encode(frames: Iterable[av.VideoFrame], target: str | Path, time_base: Frac
 class _Timed:
     """The frames of a reader with their times on the timeline, from `zero` on; `given` counts them.
 
-    Each is shown up to the next one that is whole, and the first one from the video's start.
+    Each is shown up to the next one that is whole, and the first one from the video's start. A single one is shown for one
+    frame of the rate `fps` or longer, or else the filter might leave it out.
     """
 
-    def __init__(self, reader: decoding.Reader, zero: int):
-        self.reader, self.zero, self.given = reader, zero, 0
+    def __init__(self, reader: decoding.Reader, zero: int, fps: int):
+        self.reader, self.zero, self.fps, self.given = reader, zero, fps, 0
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         timeline = self.reader.video.timeline
@@ -143,7 +145,8 @@ class _Timed:
         if before is not None:
             last, units = self.reader.end - 1, 1 / float(timeline.time_base)
             end = pts[0] + timeline.duration_sec * units if last == len(pts) - 1 else pts[last] + units / timeline.fps
-            before.duration = max(1, round(end) - self.zero - before.pts)
+            shortest = math.ceil(units / self.fps) if self.given == 1 else 1
+            before.duration = max(shortest, round(end) - self.zero - before.pts)
             yield before
 
 
