@@ -87,7 +87,7 @@ def duration_sec(video: features.VideoFeatures) -> float:
         return float(found["duration_sec"]) if "duration_sec" in found else float(found["frames"]) / float(found["fps"])
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         raise features.FeatureFileError(
-            f"video {video.name!r}: expected its length in seconds, or its frames and fps, among the attributes; extract it again"
+            f"video {video.name!r}: expected the attributes duration_sec, or frames and fps, for its length; extract it again"
         ) from error
 
 
