@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,8 @@ def read_pth(path: str | pathlib.Path, source: str = "") -> checkpoints.Checkpoi
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} is {kind}; expected a PyTorch checkpoint file")
+    if re.search(r"-\d{5}-of-(?!00001)\d{5}\.|\.index\.json$", path.name):
+        raise ValueError(f"{path}: a part, or the index, of weights in several files; load and save them as one state dict")
     with path.open("rb") as file:
         if safetensors_file.starts_like_one(file.read(9)):
             found, notes = wrappers.state_dict(safetensors_file.read(file, where), lambda value: True, where)

@@ -20,12 +20,18 @@ _MAX_SHOWN = 80
 _THUMOS14_SUBSETS = {"val": "valid", "test": "test"}  # the endings of the files, with the names in the released ground truth
 # What other tools call our columns.
 _FOREIGN_COLUMNS = {
-    **dict.fromkeys(["file", "path", "file-name", "video-file", "video-path"], "filename"),
-    **dict.fromkeys(["video", "video-id", "videoid", "id", "name"], "video-name"),
-    **dict.fromkeys(["start", "begin", "start-sec", "start-seconds", "start-time", "start-timestamp", "tstart"], "t-start"),
-    **dict.fromkeys(["end", "stop", "end-sec", "end-seconds", "end-time", "end-timestamp", "tend"], "t-end"),
-    **dict.fromkeys(["stop-sec", "stop-time", "stop-timestamp"], "t-end"),
-    **dict.fromkeys(["label", "action", "class", "activity", "category", "label-name", "class-name", "verb"], "action-label"),
+    **dict.fromkeys(["file", "path", "videofile", "videopath", "videofilename"], "filename"),
+    **dict.fromkeys(["video", "videoid", "vid", "id", "name", "videoname"], "video-name"),
+    **dict.fromkeys(["start", "begin", "tstart"], "t-start"),
+    **dict.fromkeys(["end", "stop", "tend"], "t-end"),
+    **{
+        f"{word}{unit}": column
+        for column, words in (("t-start", ("start", "begin")), ("t-end", ("end", "stop")))
+        for word in words
+        for unit in ("s", "sec", "secs", "second", "seconds", "time", "timesec", "timestamp")
+    },
+    **dict.fromkeys(["label", "action", "class", "activity", "category", "labelname", "classname", "verb"], "action-label"),
+    **dict.fromkeys(["actionlabel", "actionname", "actionclass"], "action-label"),
     **dict.fromkeys(["split", "set", "partition"], "subset"),
 }
 
@@ -70,7 +76,8 @@ def read_actions(
 def read_activitynet(path: Path) -> Iterator[annotations.Entry]:
     """Yields the entries of a JSON file in ActivityNet's format, by identifier.
 
-    The format of Charades is read too: a list of `[class, start, end]` under "actions". The wrapper "database" may be absent.
+    The format of Charades is read too: a list of `[class, start, end]` under "actions". The wrapper "database" may be absent,
+    or have another name if it is the only dict of entries.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -80,8 +87,11 @@ def read_activitynet(path: Path) -> Iterator[annotations.Entry]:
     database = content.get("database", content) if isinstance(content, dict) else None
     if not isinstance(database, dict):
         raise ValueError(f"{path}: {_JSON}, found {_shown(content)}")
+    if database is content and not _entries(content):
+        wrapped = [value for value in content.values() if isinstance(value, dict) and _entries(value)]
+        database = wrapped[0] if len(wrapped) == 1 else content
     if database is content:
-        database = {key: value for key, value in content.items() if isinstance(value, dict) and _ENTRY_KEYS & value.keys()}
+        database = _entries(content)
         if not database:
             raise ValueError(f'{path}: {_JSON}; found no "database" and no entry of a video, but {_shown(content)}')
         yield from (
@@ -126,7 +136,8 @@ def read_csv(path: Path) -> Iterator[annotations.Entry]:
     columns, optional = ("t-start", "t-end", "action-label"), ("filename", "video-name", "subset", "temporal-region-label")
     rows = tables.read_table(path, columns, optional=optional, numbers=("t-start", "t-end"), foreign=_FOREIGN_COLUMNS)
     if rows and not any(name in row.fields for row in rows for name in ("filename", "video-name")):
-        renames = [f"{name} to {_FOREIGN_COLUMNS[name]}" for name in rows[0].fields if name in _FOREIGN_COLUMNS]
+        known = {name: _FOREIGN_COLUMNS.get(tables.bare_name(name), "") for name in rows[0].fields}
+        renames = [f"{name} to {column}" for name, column in known.items() if column in ("filename", "video-name")]
         hint = f"; rename {', '.join(renames)}" if renames else ""
         raise ValueError(f"{path}: no column filename or video-name; found {', '.join(rows[0].fields)}{hint}")
     for row in rows:
@@ -167,6 +178,11 @@ def check_labels(actions: Mapping[str, Sequence[annotations.Action]], labels: Se
         raise ValueError(f"{where}: no label {', '.join(unknown)}; correct the annotations or the mapping")
 
 
+def _entries(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a JSON object that look like entries of videos."""
+    return {key: value for key, value in content.items() if isinstance(value, dict) and _ENTRY_KEYS & value.keys()}
+
+
 def _json_entries(name: str, entry: Any) -> Iterator[annotations.Entry]:
     """Yields what an entry of a JSON file says of a video."""
     if not isinstance(entry, dict):
@@ -199,8 +215,10 @@ def _json_action(item: Any, entry: annotations.Entry) -> annotations.Entry:
             label, start, end = item
             remark = "an action [class, start, end] is read as Charades writes it, in seconds, with the class as label"
         else:
-            (start, end), label = item["segment"], item["label"]
-            remark = ""
+            segment, label, remark = item["segment"], item["label"], ""
+            if not isinstance(segment, list):  # two letters would be a pair, too
+                raise ValueError
+            start, end = segment
     except (KeyError, TypeError, ValueError):
         return dataclasses.replace(entry, fault=f"{expected}, found {_shown(item)}")
     if isinstance(label, int | float) and not isinstance(label, bool) and label == label // 1:

@@ -333,12 +333,28 @@ def vars_of(action: annotations.Action) -> tuple[float, float, str]:
             '{"database": {"a": {"subset": "training", "annotations": ["x"]}}}',
             'a annotation 1: expected {"segment".*, found "x"',
         ),
+        (
+            '{"database": {"a": {"subset": "training", "annotations": [{"segment": "12", "label": "x"}]}}}',
+            r'a annotation 1: expected {"segment": \[start, end\].*, found {"segment": "12"',
+        ),
     ],
 )
 def test_what_is_no_annotation_file_is_named(text: str, message: str, tmp_path: Path):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read(tmp_path / "a.json", "training")
+
+
+def test_the_wrapper_may_have_another_name_and_columns_of_other_tools_are_recognised(tmp_path: Path):
+    entries = {"a": {"subset": "training", "annotations": [{"segment": [1, 3], "label": "x"}]}}
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1", "videos": entries}))
+    assert list(read(tmp_path / "a.json", "training").actions) == ["a"]
+    (tmp_path / "a.json").write_text(json.dumps({"first": entries, "second": entries}))
+    with pytest.raises(ValueError, match='no "database" and no entry of a video'):
+        read(tmp_path / "a.json", "training")
+    renames = "rename videoId to video-name, Start (s) to t-start, endSeconds to t-end, class_name to action-label"
+    with pytest.raises(ValueError, match=re.escape(renames)):
+        read_rows(tmp_path, "videoId,Start (s),endSeconds,class_name\na,1,2,x\n")
 
 
 def test_thumos14_folder_with_a_damaged_file_of_another_subset_is_read(tmp_path: Path):

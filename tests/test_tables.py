@@ -53,7 +53,7 @@ ROWS = [
 def read(folder: Path, content: str | bytes) -> list[tables.TableRow]:
     (folder / "t.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     return tables.read_table(
-        folder / "t.csv", COLUMNS, optional=["subset"], numbers=["t-start"], foreign={"video-id": "filename"}
+        folder / "t.csv", COLUMNS, optional=["subset"], numbers=["t-start"], foreign={"videoid": "filename"}
     )
 
 
@@ -75,6 +75,8 @@ def test_every_encoding_separator_and_line_end_gives_the_same_rows(encoding: str
         PLAIN.replace("run\n", "run\n,,\n\u00a0, ,\n\n"),
         "\n,,\n" + PLAIN,
         "sep=;\n" + PLAIN.replace(",", ";"),
+        '"SEP=;"\n' + PLAIN.replace(",", ";"),
+        PLAIN.replace("t-start,action-label", "T\u2011Start,action\u2013label"),
         PLAIN.replace(",", ";").replace("1.5", "1,5"),
         PLAIN.replace(",", "\t").replace("1.5", "1,5"),
         PLAIN.replace("1.5", '"1,5"'),
@@ -125,7 +127,7 @@ def test_a_decimal_comma_is_read_where_it_can_be_nothing_else(text: str, fault: 
         (b"RIFF\x00\x00", "found binary data"),
         ("\n <!doctype html><html>", "found a web page"),
         ("version https://git-lfs.github.com/spec/v1\n", "found a pointer of Git LFS"),
-        ('{"database": {}}', "no column .*found {\"database\": {}}"),
+        ('{"database": {}}', "no column .*found {\"database\": {}}; name the columns so in the first line"),
         (PLAIN.replace("b.mp4", '"b.mp4'), "line 3: no row of a CSV"),
     ],
 )  # fmt: skip

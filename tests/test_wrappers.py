@@ -332,6 +332,13 @@ def test_other_files_are_named_with_what_to_do(name: str, tmp_path: pathlib.Path
         torch_to_orbax.read_pth(path)
 
 
+def test_a_part_of_weights_in_several_files_is_named(tmp_path: pathlib.Path) -> None:
+    for name in ("model-00001-of-00002.safetensors", "pytorch_model.bin.index.json"):
+        (tmp_path / name).write_text('{"weight_map": {}}')
+        with pytest.raises(ValueError, match="a part, or the index, of weights in several files; load and save them as one"):
+            torch_to_orbax.read_pth(tmp_path / name)
+
+
 def test_folder_with_a_file_of_weights_names_it(tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(FileNotFoundError, match=r"a folder without a checkpoint of tsp_jax, but with model\.safetensors; name"):

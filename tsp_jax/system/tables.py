@@ -1,5 +1,6 @@
 """Reads CSV tables as people have them, with the line of each fault, and writes them whole or not at all."""
 
+import contextlib
 import csv
 import dataclasses
 import decimal
@@ -21,6 +22,8 @@ _MAX_HEADER_SHOWN = 200
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # Excel reads and writes this line
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")  # which word processors write for a hyphen
 _CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:[.,]\d+)?)", re.ASCII)
 
 
@@ -58,7 +61,8 @@ def read_table(
       columns: names of the columns that the file must have. Other columns are kept too, under `column_name`.
       optional: names of columns that the file may have, but not twice.
       numbers: names of the columns of numbers.
-      foreign: names that other tools give to these columns, as `column_name` writes them, with our names, for messages.
+      foreign: names that other tools give to these columns, in small letters without `-` and blanks, with our names, for
+        messages.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -90,7 +94,12 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequenc
 
 def column_name(text: str) -> str:
     """Returns a column's name in small letters with `-` between words: `Video_Name` becomes `video-name`."""
-    return "-".join(texts.clean(text).casefold().replace("_", " ").split())
+    return "-".join(texts.clean(text).translate(_DASHES).casefold().replace("_", " ").split())
+
+
+def bare_name(text: str) -> str:
+    """Returns the letters of a column's name, without a unit of seconds in brackets: `Start time (s)` becomes `starttime`."""
+    return "".join(filter(str.isalnum, re.sub(r"[(\[]\s*s(ec(onds?)?)?\.?\s*[)\]]", "", column_name(text))))
 
 
 def parse_number(text: str) -> float:
@@ -116,8 +125,11 @@ def parse_seconds(text: str) -> float:
     Raises:
       ValueError: the text is neither, or not finite.
     """
+    if _DECIMAL_COMMA.fullmatch(text.strip()):
+        return parse_number(text)  # raises an error about the comma
     if ":" not in text:
-        return parse_number(text)
+        with contextlib.suppress(ValueError):
+            return parse_number(text)
     found = _CLOCK.fullmatch(text.strip())
     if found:
         hours, minutes, seconds = found[1], found[2], decimal.Decimal(found[3].replace(",", "."))
@@ -148,9 +160,9 @@ def _read_rows(
 ) -> tuple[str, list[TableRow]]:
     """Returns what separates the fields of a CSV file, and its rows."""
     separators, skipped, line = list(_SEPARATORS), 0, stream.readline(_MAX_HEADER_CHARS)
-    while line and (line.startswith("sep=") or not line.strip("".join(_SEPARATORS) + " \u00a0\r\n")):
-        if line[4:5] in _SEPARATORS and line.startswith("sep="):  # Excel reads and writes this line
-            separators = [line[4]]
+    while line and ((said := _SEPARATOR_LINE.match(line)) or not line.strip("".join(_SEPARATORS) + " \u00a0\r\n")):
+        if said and said[1] in _SEPARATORS:
+            separators = [said[1]]
         skipped, line = skipped + 1, stream.readline(_MAX_HEADER_CHARS)
     first = [line]
     while sum(part.count('"') for part in first) % 2 and len(first) < 10:  # a quoted name holds a line break
@@ -204,16 +216,16 @@ def _check_header(
     if missing:
         written = [texts.clean(name) for name in header[: len(names)]]
         renames = [
-            f"{as_written} to {foreign[name]}"
-            for as_written, name in zip(written, names, strict=True)
-            if name in foreign and foreign[name] not in names
+            f"{as_written} to {known_name}"
+            for as_written in written
+            if (known_name := foreign.get(bare_name(as_written), "")) and known_name not in names
         ]
         found = ", ".join(written)
         raise ValueError(
             f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}; found "
             f"{found[:_MAX_HEADER_SHOWN]}{'…' if len(found) > _MAX_HEADER_SHOWN else ''}{'' if names else 'an empty file'}"
             f"{'' if separator == ',' else f', separated by {_SEPARATORS[separator]}s'}"
-            f"{'; rename ' if renames else ''}{', '.join(renames)}"
+            f"{'; rename ' if renames else '; name the columns so in the first line'}{', '.join(renames)}"
         )
     repeated = [column for column in known if names.count(column) > 1]
     if repeated:
