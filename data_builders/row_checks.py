@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from data_builders import annotations
-from tsp_jax import groundtruth
+from tsp_jax import groundtruth, video_names
 from tsp_jax.system import tables
 
 # Annotators round to tenths of a second, and containers round their duration: a smaller excess is no fault.
@@ -73,10 +73,12 @@ def check_metadata(
       known: the metadata of each video, by file name.
       where: the metadata's file, for messages.
     """
+    filenames = video_names.Filenames(known)
     for row in rows:
         if row.value is None:
             continue
-        item = known.get(row.value.filename)
+        found = filenames.find(row.value.filename)
+        item = known[found[0]] if len(found) == 1 and _same_file(found[0], row.value.filename) else None
         if item is None:
             yield Finding(row.line, f"filename {row.value.filename!r} is not in {where}; measure the video, or remove the row")
             continue
@@ -89,6 +91,11 @@ def check_metadata(
                 yield Finding(
                     row.line, f"{column} {here} disagrees with {there} in {where}; write the ground truth again from it"
                 )
+
+
+def _same_file(first: str, second: str) -> bool:
+    """Returns whether two names mean one file, as `searching.spelled` finds it: accents, `\\` and `./` do not matter."""
+    return video_names.normalized(first) == video_names.normalized(second)
 
 
 def time_faults(line: int, segment: groundtruth.AnnotatedSegment, lenient: bool) -> Iterator[Finding]:

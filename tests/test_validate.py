@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -139,8 +140,12 @@ def test_every_row_of_a_missing_video_is_named(check: Callable[..., int], capsys
 @pytest.mark.parametrize(
     ("column", "text", "message"),
     [
-        ("t-start", "soon", "t-start 'soon': expected a number; correct it"),
-        ("t-end", "inf", "t-end 'inf': expected a number; correct it"),
+        (
+            "t-start",
+            "soon",
+            "t-start 'soon': expected a number of seconds, or a clock time such as 1:02 or 0:01:02.5; correct it",
+        ),
+        ("t-end", "inf", "t-end 'inf': expected a number of seconds, or a clock time such as 1:02 or 0:01:02.5; correct it"),
         ("fps", "0", "fps '0': expected a number above 0; correct it"),
         ("video-frames", "59.5", "video-frames '59.5': expected a whole number above 0; correct it"),
         ("action-label", "Jump,high", "expected 9 fields as in the header, found 10; quote a field that holds a comma"),
@@ -224,6 +229,18 @@ def test_metadata_is_compared_on_demand(
     assert "line 2: video-frames 60 disagrees with 61 in " in printed
     assert "line 4: filename 'sub/b.mp4' is not in " in printed
     assert "6 errors" in printed
+
+
+def test_metadata_has_a_name_in_any_form(check: Callable[..., int], videos: Path, tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        shutil.copy(videos / "a.mp4", tmp_path / unicodedata.normalize(form, "Café.mp4"))
+        row = dataclasses.replace(good()[0], filename="./Café.mp4", video_name="Café")
+        item = measurement.measure(videos / "a.mp4", unicodedata.normalize(form, "Café.mp4")).metadata
+        groundtruth.write_metadata(tmp_path / "m.csv", [item])
+        assert check([row], "--metadata", str(tmp_path / "m.csv"), folder=tmp_path) == 0
+    other = dataclasses.replace(item, filename="Café.avi")
+    groundtruth.write_metadata(tmp_path / "m.csv", [other])
+    assert check([row], "--metadata", str(tmp_path / "m.csv"), folder=tmp_path) == 1
 
 
 def test_frame_rate_may_be_rounded(check: Callable[..., int], tmp_path: Path):

@@ -105,7 +105,7 @@ def load_encoder(
     """Returns an encoder. Its settings are the flags of `python -m tsp_jax.extract`, with their defaults.
 
     Args:
-      name_or_path: a released name, a checkpoint folder, a run's workdir or a `.pth` file.
+      name_or_path: a released name, a checkpoint folder, a run's workdir or a `.pth` or `.safetensors` file.
       clip_len: frames in a clip.
       frame_rate: frames a second that videos are resampled to.
       stride: resampled frames from one clip's start to the next's.

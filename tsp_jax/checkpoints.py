@@ -137,7 +137,7 @@ def load(path: str | Path, kinds: Mapping[str, FromJson] = ENCODERS) -> Checkpoi
     if not is_checkpoint(path):
         raise FileNotFoundError(
             f"{path}: no checkpoint of tsp_jax (no about/metadata in it); expected a folder written by "
-            "convert.torch_to_orbax, a .pth file, or a released name (python -m convert.released --list)"
+            "convert.torch_to_orbax, a .pth or .safetensors file, or a released name (python -m convert.released --list)"
         )
     config, origin, sha256 = _read_metadata(_metadata(path), kinds)
     expected = functional.shapes(config)

@@ -67,7 +67,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a checkpoint folder, a run's workdir, a .pth file, or a released name")
+    add(
+        "--checkpoint",
+        required=True,
+        help="a checkpoint folder, a run's workdir, a .pth or .safetensors file, or a released name",
+    )
     add("--videos", required=True, nargs="+", help=f"{searching.HELP}; with --metadata_csv, the folder of its filenames")
     add("--names", choices=video_names.RULES, help=video_names.HELP)
     add("--metadata_csv", help="a CSV with the columns filename, fps, video-frames; without it the files are scanned")

@@ -82,7 +82,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a run's workdir, a checkpoint folder, a .pth file, or a released name")
+    add(
+        "--checkpoint",
+        required=True,
+        help="a run's workdir, a checkpoint folder, a .pth or .safetensors file, or a released name",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--videos", nargs="+", help=f"{searching.HELP}; with --metadata_csv, the folder of its filenames")
     source.add_argument("--features", help="features extracted by the same checkpoint before; nothing is decoded")

@@ -131,7 +131,8 @@ class Init:
     """What training starts from.
 
     Attributes:
-      checkpoint: a released name, a `.pth` file, a checkpoint folder, an earlier run's workdir (its best weights), or `random`.
+      checkpoint: a released name, a `.pth` or `.safetensors` file, a checkpoint folder, an earlier run's workdir (its best
+        weights), or `random`.
       heads: `new` draws the heads, `kept` takes the checkpoint's.
     """
 
