@@ -34,6 +34,16 @@ def _work(options: argparse.Namespace) -> int:
         annotation_formats.check_labels(annotated.actions, labels, options.labels)
     videos = groundtruth.read_metadata(options.metadata)
     matched, missing = match(annotated.actions, videos)
+    nameless = [
+        item.filename
+        for item, _ in matched
+        if not video_names.feature_name(item.filename, options.names or video_names.DEFAULT)
+    ]
+    if nameless:
+        raise ValueError(
+            f"{nameless[0]}: begins with a dot, so the rule first_dot of --names leaves no name for its features; pass --names "
+            "stem or path, or rename the file"
+        )
     if options.names is None:
         video_names.check_distinct(video.filename for video, _ in matched)
     rows = ground_truth(matched, rule, min_background_sec, options.names or video_names.DEFAULT)

@@ -235,6 +235,11 @@ def test_names_that_features_would_share_need_a_rule(tmp_path: Path, run: Any):
     rows = groundtruth.read_groundtruth(tmp_path / "out.csv")
     assert {(row.filename, row.video_name) for row in rows} == {(name, name[:-4]) for name in names}
     assert set(groundtruth.by_video(rows)) == {name[:-4] for name in names}
+    hidden = [groundtruth.VideoMetadata(".hidden.mp4", 8.0, 30.0, 240)]
+    (tmp_path / "a.csv").write_text("filename,t-start,t-end,action-label\n.hidden,0,1,jump\n")
+    status, _, printed = run("csv", tmp_path / "a.csv", videos=hidden)
+    assert status == 2 and "leaves no name for its features; pass --names stem" in printed
+    assert run("csv", tmp_path / "a.csv", "--names", "stem", videos=hidden)[0] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- whatever is in a file
