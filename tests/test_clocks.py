@@ -183,7 +183,7 @@ def test_avi_with_irregular_chunks_is_dated_by_them(codec: str, tmp_path: Path):
 @pytest.mark.parametrize(("codec", "container"), [("libx264", "h264"), ("libx265", "hevc"), ("mpeg4", "m4v")])
 def test_raw_streams_have_the_rate_that_they_say(codec: str, container: str, fps: Fraction | int, tmp_path: Path):
     path = media.write(tmp_path / "x.raw", codec=codec, container=container, fps=fps)
-    check(path, range(60), even(60, float(fps)), 60 / fps)
+    check(path, range(60), even(60, float(fps)), float(60 / fps))
 
 
 @pytest.mark.parametrize(("slow", "suffix"), [(5, ".webm"), (1, ".mkv")])

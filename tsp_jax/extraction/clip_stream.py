@@ -299,7 +299,7 @@ def _reason(
         )
     lost = given < np.count_nonzero(wanted) - unplanned
     if (lost or (wanted.all() and num_frames == len(timeline.pts))) and (missing := containers.missing_bytes(scan.path)):
-        reasons.append(f"the file is cut off: its headers promise {missing} more bytes")
+        reasons.append(f"the file is cut off: {missing} or more bytes are missing")
     if lost and damage:
         reasons.append(f"damaged: {damage}")
     elif lost:

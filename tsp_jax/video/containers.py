@@ -21,9 +21,10 @@ _TABLES_BYTES = 1 << 21  # within which MPEG-TS repeats its tables
 
 
 def missing_bytes(path: str | Path) -> int:
-    """Bytes that the headers of an MP4, Matroska or AVI file promise beyond its end; 0 for a whole file, or another format.
+    """Bytes that an MP4, Matroska, AVI or GIF file promises beyond its end; 0 for a whole file, or another format.
 
-    Source: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), RFC 9559 (Segment), Microsoft RIFF.
+    A GIF promises no more than its last byte. Source: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), RFC 9559
+    (Segment), Microsoft RIFF, GIF89a section 27 (trailer).
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -32,6 +33,8 @@ def missing_bytes(path: str | Path) -> int:
             end = _segment_end(file)
         elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
             end = max(_riff_ends(file, size), default=0)
+        elif head[:4] == b"GIF8":
+            end = size + (not _has_trailer(file, size))
         elif head[4:8] in _BOXES:
             end = max((start + length for start, length, _ in _boxes(file, size)), default=0)
         else:
@@ -123,6 +126,12 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:
         if length < shortest:
             return
         start += length
+
+
+def _has_trailer(file: BinaryIO, size: int) -> bool:
+    """Returns whether a GIF ends with its mark, or with padding after it."""
+    file.seek(max(0, size - 1024))
+    return file.read().rstrip(b"\0\r\n ").endswith(b";")
 
 
 def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
