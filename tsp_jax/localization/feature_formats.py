@@ -1,5 +1,6 @@
 """Imports the features of other tools with their timing, and reads some rows of features with their times."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,21 +136,28 @@ def import_features(
     output = Path(output)
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; name another file or pass --overwrite")
+    for path in map(Path, paths):
+        if output.exists() and path.exists() and path.samefile(output):
+            raise ValueError(f"--output {output} is one of the files to import; name another")
     found = feature_sources.find(paths, layout or feature_sources.Layout())
-    videos, unknown, faults = _matched(found, groundtruth.read_metadata(metadata_csv), names)
+    metadata = groundtruth.read_metadata(metadata_csv)
+    videos, unknown, faults = _matched(found, metadata, names)
     if not skip_unknown:
         faults += [f"{found[name].where}: no video {name!r} in {metadata_csv}" for name in unknown]
     attributes: dict[str, features.Attributes] = {}
-    width, failed = 0, []
+    widths: dict[str, int] = {}
+    failed: list[str] = []
     for name, video in progress.each(videos.items(), "check", len(videos)):
         try:
             rows, channels = found[name].read()
-            width = width or rows.shape[1]
-            if rows.shape[1] != width:
-                raise ValueError(f"{found[name].where}: {rows.shape[1]} channels, expected {width} as in the videos before")
+            widths[name] = rows.shape[1]
             attributes[name] = _attributes(rule, len(rows), video, channels, found[name].where)
         except (OSError, ValueError, features.FeatureFileError) as error:
             failed.append(str(error))
+    width = collections.Counter(widths.values()).most_common(1)[0][0] if widths else 0
+    for name in [name for name, found_width in widths.items() if found_width != width]:
+        attributes.pop(name, None)
+        failed.append(f"{found[name].where}: {widths[name]} channels, most videos have {width}")
     faults += [] if skip_failed else failed
     remedy = "check --fps, --stride, --window and --offset, the metadata, and --prefix, --suffix and --on_unknown for names"
     tables.refuse(Path(paths[0]), [*faults, remedy] if 0 < len(faults) < 10 else faults, remedy)
@@ -169,7 +177,7 @@ def import_features(
                 raise ValueError(f"{found[name].where}: changed while it was read; import it again")
             writer.commit(stored[name], rows, own)
     known = {videos[name].filename for name in found if name in videos}
-    absent = [video.filename for video in groundtruth.read_metadata(metadata_csv) if video.filename not in known]
+    absent = [video.filename for video in metadata if video.filename not in known]
     return Imported(tuple(sorted(stored.values())), width, tuple(unknown), tuple(absent), tuple(failed))
 
 
