@@ -421,6 +421,8 @@ def test_videos_that_fail_are_left_out_only_when_asked_and_set_the_status(tmp_pa
 
 def test_a_folder_of_several_formats_or_of_none_is_refused(tmp_path: Path, run: Any):
     folder = npy_folder(tmp_path / "npy")
+    (folder / "README").write_text("three videos")
+    assert run("import", folder, "--output", tmp_path / "readme.h5", *GRID)[0] == 0
     (folder / "notes.csv").write_text("a\n1\n")
     status, _, err = run("import", folder, "--output", tmp_path / "f.h5", *GRID)
     assert status == 1 and "1 of csv, 3 of npy" in err and "--format" in err

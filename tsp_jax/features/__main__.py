@@ -202,7 +202,10 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _rate(text: str) -> float | str:
     """Returns the flag's frames per second, or `video`; for argparse."""
-    return text if text == "video" else float(text)
+    try:
+        return text if text == "video" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number, or video; got {text!r}") from error
 
 
 def _add_join(command: "argparse._ActionsContainer") -> None:

@@ -139,6 +139,8 @@ def _in_folder(folder: Path, suffix: str, layout: Layout) -> dict[str, tuple[str
             if path.suffix.lower() in endings or (name == layout.format == "pgcn"):
                 by_format.setdefault(name, []).append(path)
     if layout.format is None and len(by_format) > 1:
+        by_format.pop("pgcn", None)  # a README may lie next to features
+    if layout.format is None and len(by_format) > 1:
         counts = ", ".join(f"{len(found)} of {name}" for name, found in sorted(by_format.items()))
         raise ValueError(f"{folder}: holds files of several formats ({counts}); pass --format with the one of the features")
     chosen = layout.format or next(iter(by_format), "")
