@@ -1,4 +1,4 @@
-"""Tests of the functions for Python: the command's numbers, errors that tell, an import that costs nothing."""
+"""Tests of the functions for Python: they give the command's numbers and clear errors, and their import costs little."""
 
 import dataclasses
 import os

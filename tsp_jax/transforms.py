@@ -68,11 +68,11 @@ class Taps(NamedTuple):
 
 
 class TappedFrame(NamedTuple):
-    """All that the network reads of a frame.
+    """The part of a frame that the network reads.
 
     Attributes:
       number: the frame's number in its video.
-      pixels: those that the taps name.
+      pixels: uint8 [th, tw, 3], the pixels at the places that the taps name.
       taps: the pixels' source places and blending weights.
     """
 

@@ -4,7 +4,7 @@ import ctypes
 import functools
 import platform
 
-SETTLING_STEPS = 10  # of training, after which `give_back` is no longer worth its time
+SETTLING_STEPS = 10  # After so many steps of training `give_back` is no longer worth its time.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # from glibc's malloc.h
 
 
