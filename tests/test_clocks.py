@@ -104,6 +104,19 @@ def test_a_second_recording_that_is_not_read_is_a_fault(suffix: str, codec: str,
     assert f"another recording begins at byte {size} of {2 * size}" in check(joined, range(60), even(60, 30), 2)
 
 
+def test_joined_avi_of_one_rate_is_read_and_of_two_rates_is_a_fault(tmp_path: Path):
+    parts = [
+        media.write(tmp_path / f"{fps}.avi", codec="mpeg4", fps=fps, options={"b": "800k"}).read_bytes() for fps in (30, 25)
+    ]
+    joined = tmp_path / "joined.avi"
+    joined.write_bytes(2 * parts[0])
+    assert not check(joined, [*range(60)] * 2, even(120, 30), 4)
+    joined.write_bytes(parts[0] + parts[1])
+    assert f"another recording of another rate begins at byte {len(parts[0])}" in check(
+        joined, [*range(60)] * 2, even(120, 30), 4
+    )
+
+
 def test_joined_webm_follow_each_other(tmp_path: Path):
     """A live recording's parts have no lengths, and clusters of the second part count from 0 again."""
     how = {"codec": "libvpx", "options": {"cpu-used": "8", "auto-alt-ref": "0", "b": "500k"}}
@@ -113,7 +126,16 @@ def test_joined_webm_follow_each_other(tmp_path: Path):
     scan, numbers, at_sec = seen(joined)
     assert numbers == [*range(60), *range(60)]
     np.testing.assert_allclose(at_sec, even(120, 30), atol=0.002)
-    assert "recordings joined at 2.00 s" in " ".join(scan.notes)
+    assert "recordings joined at 2.00 s" in " ".join(scan.notes) and not scan.fault
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_joined_matroska_is_read_or_said_to_be_left(count: int, tmp_path: Path):
+    part = media.write(tmp_path / "part.mkv")
+    joined = tmp_path / "joined.mkv"
+    joined.write_bytes(count * part.read_bytes())
+    scan, numbers, _ = seen(joined)
+    assert (len(numbers) < 60 * count) == ("another recording begins" in scan.fault)
 
 
 @pytest.mark.parametrize("start_sec", [0.4, 10, 7200, 95_443])

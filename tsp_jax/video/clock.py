@@ -23,7 +23,8 @@ _MAX_TAIL_SEC = 10.0  # for which empty chunks at an AVI file's end may repeat t
 _MPEG = frozenset({"mpegts", "mpeg"})
 _WITH_DURATIONS = frozenset({"mp4", "matroska", "avi", "asf"})  # their headers know how long the video is
 _USUAL_FRAMES = 10  # at the end, whose spacing is that of the last frame
-_SHORT_SEC, _SHORT = 1.0, 0.02  # by how much the header may promise more than there is, in seconds and as a share
+# By how much the header may promise more than there is, in seconds, as a share and in frames.
+_SHORT_SEC, _SHORT, _SHORT_FRAMES = 1.0, 0.02, 2.5
 _MAX_PARTS = 10_000
 _MAX_STAMP = 1 << 60  # a damaged file may have any; sums of two stay within 64 bits
 _LISTED = 3  # jumps of the clock in a message
@@ -345,7 +346,7 @@ def _describe_length(
         faults.append(f"the header promises {header.frames} frames, the file has {num_packets}")
     elif header.end is not None:
         end_sec = float((header.end - timeline.pts[0]) * timeline.time_base)
-        if end_sec - timeline.duration_sec > max(_SHORT_SEC, _SHORT * end_sec):
+        if end_sec - timeline.duration_sec > max(_SHORT_SEC, _SHORT * end_sec, _SHORT_FRAMES / timeline.fps):
             if header.alone:
                 faults.append(f"the header promises {end_sec:.2f} s, the pictures last {timeline.duration_sec:.2f} s")
             else:

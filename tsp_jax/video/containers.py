@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ import numpy as np
 _MATROSKA = b"\x1a\x45\xdf\xa3"  # EBML header
 _SEGMENT = b"\x18\x53\x80\x67"  # the element that holds all of a Matroska file
 _MAX_BOXES = 1 << 20
-_HEADERS = {  # of formats of which FFmpeg reads only the first of several joined files
+_HEADERS = {  # of formats whose files do not say where they end
     b"FLV\x01": (b"FLV\x01\x01\0\0\0\t\0\0\0\0", b"FLV\x01\x04\0\0\0\t\0\0\0\0", b"FLV\x01\x05\0\0\0\t\0\0\0\0"),
     b"\x30\x26\xb2\x75": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",),  # ASF
 }
@@ -42,26 +42,33 @@ def missing_bytes(path: str | Path) -> int:
     return max(0, end - size)
 
 
-def second_recording(path: str | Path) -> int:
-    """Returns the byte at which a second recording begins that FFmpeg does not read; 0 if there is none.
+def joined_at(path: str | Path) -> list[int]:
+    """Returns the bytes at which further recordings begin in an MP4, Matroska, AVI, FLV or ASF file, ascending.
 
-    MP4, FLV and ASF are such formats. Fragments of MP4 are read wherever they are.
+    FFmpeg does not read all of them.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(12)
+        if head[:4] == _MATROSKA:
+            return list(_segments_after(file, size))
+        if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+            return [start for start in _riff_ends(file, size) if start < size and _bytes_at(file, start + 8, 4) == b"AVI "]
         if head[4:8] in _BOXES:
             boxes = list(_boxes(file, size))
             films = [start for start, _, kind in boxes if kind == b"moov"]
-            if len(films) < 2 or any(kind == b"moof" for _, _, kind in boxes):
-                return 0
-            return next((start for start, _, kind in boxes[1:] if kind == b"ftyp"), films[1])
-        headers = _HEADERS.get(head[:4], ())
-        if not headers:
-            return 0
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            places = [data.find(header, 1) for header in headers]
-        return min((place for place in places if place > 0), default=0)
+            begins = [start for start, _, kind in boxes[1:] if kind == b"ftyp"]
+            return begins if len(films) > 1 and begins else films[1:]
+        return _found_after(file, _HEADERS.get(head[:4], ()))
+
+
+def avi_rate(path: str | Path, start: int) -> tuple[int, int]:
+    """Returns the two numbers that give the rate of the first video stream of a recording in an AVI file; zeros if none do."""
+    with open(path, "rb") as file:
+        head = _bytes_at(file, start, 1 << 16)
+        at = head.find(b"vids")
+        numbers = head[at + 20 : at + 28] if at > 0 else b""
+        return int.from_bytes(numbers[:4], "little"), int.from_bytes(numbers[4:], "little")
 
 
 def counters_restart(path: str | Path, start: int, stop: int) -> bool:
@@ -147,9 +154,9 @@ def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
         yield start if start < size or length % 2 == 0 else start - 1  # the padding byte may be left out at the end
 
 
-def _segment_end(file: BinaryIO) -> int:
-    """Where the Segment ends; 0 when it says nothing, as in a live stream."""
-    file.seek(4)
+def _segment_end(file: BinaryIO, start: int = 0) -> int:
+    """Where the Segment of the recording that begins at a byte ends; 0 when it says nothing, as in a live stream."""
+    file.seek(start + 4)
     header_length = _vint(file)
     if header_length is None:
         return 0
@@ -158,6 +165,39 @@ def _segment_end(file: BinaryIO) -> int:
         return 0
     length = _vint(file)
     return 0 if length is None else file.tell() + length
+
+
+def _segments_after(file: BinaryIO, size: int) -> Iterator[int]:
+    """Yields where each Matroska header after the first one begins."""
+    start = 0
+    for _ in range(_MAX_BOXES):
+        end = _segment_end(file, start)
+        if not end:  # a live recording, of unknown length
+            yield from _found_after(file, (_MATROSKA,), start)
+            return
+        if end >= size or _bytes_at(file, end, 4) != _MATROSKA:
+            return
+        yield end
+        start = end
+
+
+def _found_after(file: BinaryIO, headers: Sequence[bytes], start: int = 0) -> list[int]:
+    """Returns the bytes after a start at which one of the headers is found; of a Matroska header, its type has to follow."""
+    places = []
+    if headers:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for header in headers:
+                at = data.find(header, start + 1)
+                while at > 0:
+                    if header != _MATROSKA or b"\x42\x82" in data[at : at + 64]:
+                        places.append(at)
+                    at = data.find(header, at + 1)
+    return sorted(places)
+
+
+def _bytes_at(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
 
 
 def _vint(file: BinaryIO) -> int | None:

@@ -203,6 +203,7 @@ class _Found(NamedTuple):
     other_pictures: bool
     notes: tuple[str, ...]
     joints: frozenset[int]
+    fault: str
 
 
 def _read(path: Path, *, decode: bool) -> _Found:
@@ -248,6 +249,7 @@ def _read(path: Path, *, decode: bool) -> _Found:
             len(container.streams.video) > 1,
             _notes(container, stream),
             frozenset(joints),
+            _fault(path, container.format.name, recent[-1][0] or 0) if recent and recent[-1][0] else "",
         )
 
 
@@ -268,19 +270,21 @@ def _dated(video: Scan, dates: clock.Dates, found: _Found) -> Scan:
         other_pictures=found.other_pictures,
         start=int(dates.timeline.pts[0]),
         notes=(*found.notes, *dates.notes),
-        fault="; ".join(fault for fault in (dates.fault, _fault(video.path)) if fault),
+        fault="; ".join(fault for fault in (dates.fault, found.fault) if fault),
     )
 
 
-def _fault(path: Path) -> str:
-    """Returns what FFmpeg passes over without a word; empty if nothing."""
-    start = containers.second_recording(path)
-    if not start:
-        return ""
-    return (
-        f"another recording begins at byte {start} of {path.stat().st_size}, and only the first one is read; join recordings "
-        "of this format with FFmpeg's `concat` instead"
-    )
+def _fault(path: Path, formats: str, last: int) -> str:
+    """Returns what FFmpeg passes over without a word, if it read packets up to the byte `last`; empty if nothing."""
+    starts, remedy = containers.joined_at(path), "join recordings of this format with FFmpeg's `concat` instead"
+    unread = next((start for start in starts if start > last), 0)
+    if unread:
+        return f"another recording begins at byte {unread} of {path.stat().st_size} and is not read; {remedy}"
+    if formats == "avi":
+        other = next((start for start in starts if containers.avi_rate(path, start) != containers.avi_rate(path, 0)), 0)
+        if other:
+            return f"another recording of another rate begins at byte {other}, and is read at the first one's; {remedy}"
+    return ""
 
 
 def _header(container: av.container.InputContainer, stream: av.VideoStream, whole: bool) -> clock.Header:

@@ -112,9 +112,9 @@ def picture_fault(path: Path) -> str:
 def spelled(folder: Path, filename: str) -> Path:
     """Returns the file in a folder that a text names; the path as written if there is none.
 
-    If there is no file of that very name, `\\` counts as `/`, and accents may be composed or not.
+    If there is no file of that very name, blanks around it are ignored, `\\` counts as `/`, and accents may be composed or not.
     """
-    slashed = filename.replace("\\", "/")
+    slashed = filename.strip().replace("\\", "/")
     for text in (filename, slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed)):
         if os.path.lexists(folder / text):
             return folder / text
