@@ -20,7 +20,7 @@ from tsp_jax.report import __main__ as report
 
 ROOT = Path(__file__).parents[1]
 # The pages in the order in which a reader goes through them: later commands use what earlier ones wrote.
-TASKS = ("extract", "models", "predict", "report", "data", "train", "cluster", "evaluate", "results")
+TASKS = ("extract", "models", "predict", "report", "data", "train", "cluster", "evaluate", "features", "results")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in TASKS)]
 # What `make test` would run again is not run here; `make demo` is run below.
 NOT_RUN = {"git clone URL-OF-THIS-REPOSITORY tsp_jax", "cd tsp_jax", "make demo"}
@@ -103,11 +103,12 @@ def test_the_commands_run_in_their_order(folder: Path, ran: Results):
         else:
             assert result.returncode == 0, (command, result.stdout, result.stderr)
     shown = [run(["python", "-c", block], folder) for block in blocks("python")]
-    assert [result.returncode for result in shown] == [0, 0, 0, 0], [result.stderr for result in shown]
+    assert [result.returncode for result in shown] == [0, 0, 0, 0, 0], [result.stderr for result in shown]
     assert "(1, 512) [0.] 1.0666666666666667 ClipGeometry" in shown[0].stdout and "two (1, 512) [0.]" in shown[0].stdout
     assert "one (1, 512) 30.0" in shown[1].stdout
     assert "(8, 16, 128, 171, 3) uint8 [0, 1, 0, 1, 0, 1, 0, 1]" in shown[2].stdout
     assert "(10,)\n(1, 10) ('action 000',)" in shown[3].stdout
+    assert "(1, 512) 0.0 1.0666666666666667" in shown[4].stdout
     assert sorted(path.name for path in (folder / "per_video").iterdir()) == ["one.pkl", "two.pkl"]
 
 
