@@ -129,6 +129,7 @@ def test_a_value_that_is_none_is_named_with_its_place(bad: Any, message: str, tm
 def test_all_faults_are_listed_at_once_and_counted(tmp_path: Path):
     found = refused(tmp_path, {"results": {f"v{i}": [entry(score=None), entry()] for i in range(30)}})
     assert found.count("prediction 1") == 10 and "and 20 more" in found
+    assert "and 2990 more" in refused(tmp_path, {"results": {"a": [entry(score=None)] * 3000}})
     assert "labels are numbers, such as 3, and names, such as 'run'" in refused(
         tmp_path, {"results": {"a": [entry(), entry(label=3)]}}
     )
@@ -140,9 +141,10 @@ def test_all_faults_are_listed_at_once_and_counted(tmp_path: Path):
         ('{"results": {"a": [], "a": []}}', "the video is there twice"),
         ('{"results": {"a": {}}}', "expected a list of predictions, found {}"),
         ('{"results": []}', "`results` is no object"),
-        ('{"database": {}}', "there is no `results`"),
+        ('{"database": {}}', "there is no `results`, but 'database'"),
         ("[]", "found '[]'"),
-        ("", "found ''"),
+        ("", "found an empty file"),
+        ('{"results": {}, "results": {}}', "`results` is there twice"),
         ('{"results": {"a": [}}', "found no JSON (line 1 column"),
         ('{"results": {}} x', "found no JSON (line 1 column 17: Extra data)"),
         ('{"results": {}', "found no JSON"),
@@ -188,6 +190,8 @@ def test_the_results_of_actionformer_are_read_without_running_code(tmp_path: Pat
         ({"score": np.array([0.5, np.nan, 1.0])}, "row 1 ('v_a'): score nan: expected a number"),
         ({"t-end": np.array([np.inf, 1.0, 1.0])}, "row 0 ('v_a'): t-end inf: expected a number"),
         ({"label": np.array([0.5, 1.0, 1.0])}, "row 0 ('v_a'): label 0.5: expected a number"),
+        ({"label": np.array([np.inf, 1.0, 1.0])}, "row 0 ('v_a'): label inf: expected a number"),
+        ({"label": np.array([2**63 + 5, 1, 1], np.uint64)}, "row 0 ('v_a'): label 9223372036854775813: expected a number"),
         ({"t-start": np.zeros(2)}, "t-start is no array of 3 numbers"),
         ({"video-id": [1, 2, 3]}, "video-id is no list of names"),
     ]:
@@ -195,6 +199,8 @@ def test_the_results_of_actionformer_are_read_without_running_code(tmp_path: Pat
         with pytest.raises(segments.EvaluationError) as error:
             detections.read(path)
         assert message in str(error.value)
+    path.write_bytes(pickle.dumps({"video-id": [], **{key: np.zeros(0) for key in list(ACTIONFORMER)[1:]}}))
+    assert not len(detections.read(path).rows) and not detections.read(path).numbered
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(segments.EvaluationError, match=r"expected a dict of video-id.*found list; or write ActivityNet's JSON"):
         detections.read(path)

@@ -170,12 +170,15 @@ def test_the_ambiguous_parts_of_thumos14_are_not_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "flags", "message"),
     [
-        ({"database": DATABASE}, {"subset": "tset"}, "no video of subset 'tset'; found testing, training, validation"),
+        ({"database": DATABASE}, {"subset": "tset"}, "no video of subset 'tset'; found 'testing', 'training', 'validation'"),
         ({"database": DATABASE}, {"subset": "testing"}, "has an annotated instance, so there is nothing to score against"),
         ({"database": DATABASE}, {"subset": "train"}, "c annotation 1: expected a segment [start, end] in seconds and a label"),
         ({"results": PERFECT}, {}, "found an object of 'results'"),
         ([], {}, "found list"),
-        ({"database": {"a": {"annotations": {}, "subset": "validation"}}}, {}, "has an annotated instance"),
+        ({"database": {"a": {"annotations": None, "subset": "validation"}}}, {}, "has an annotated instance"),
+        ({"database": {"a": {"annotations": {}, "subset": "validation"}}}, {}, "a: annotations: expected a list, found {}"),
+        ({"database": {**DATABASE, "z": {"annotations": []}}}, {}, "z: no subset, although other videos have one"),
+        ({"database": {"a": {"subset": "Val"}, "b": {"subset": "VAL"}}}, {"subset": "val"}, "may be 'VAL' or 'Val'"),
         ({"database": {"a": {"annotations": 3, "subset": "validation"}}}, {}, "a: annotations: expected a list"),
         ({"database": {"a": {"annotations": [{"segment": [0, float("nan")], "label": "x"}]}}}, {}, "a annotation 1: expected"),
     ],
@@ -235,6 +238,61 @@ def test_unknown_labels_and_videos_are_treated_as_asked(tmp_path: Path, truth: P
         tsp_jax.evaluate(predicted(tmp_path, with_more("c")), known, on_unknown="stop")
 
 
+def test_labels_that_differ_in_case_or_blanks_alone_are_shown_together(tmp_path: Path, truth: Path):
+    labels = predicted(tmp_path, with_more("b", label="Run "))
+    with pytest.raises(segments.EvaluationError, match=r"1 \('Run ', where an instance has 'run'\); correct the labels"):
+        tsp_jax.evaluate(labels, truth)
+    twins = json.loads(json.dumps(DATABASE).replace('"label": "run"', '"label": "RUN"', 1))
+    found = tsp_jax.evaluate(predicted(tmp_path), save(tmp_path / "twins.json", {"database": twins}))
+    assert any("differ in case, blanks or punctuation alone: 'RUN' and 'run'" in note for note in found.notes)
+
+
+def test_a_name_that_may_be_two_videos_is_neither(tmp_path: Path):
+    database = {name: {**DATABASE["b"], "subset": "validation"} for name in ("a", "v_a")}
+    both = save(tmp_path / "both.json", {"database": database})
+    found = tsp_jax.evaluate(predicted(tmp_path, {"a.mp4": PERFECT["b"]}), both)
+    assert found.average_mAP == 0 and any("1 of 1 video (a.mp4)" in note for note in found.notes)
+
+
+def test_a_subset_that_the_ground_truth_cannot_choose_is_said(tmp_path: Path):
+    whole = save(tmp_path / "g.json", {"database": {"b": {"annotations": [{"segment": [5, 9], "label": "run"}]}}})
+    results = predicted(tmp_path, {"b": [{"segment": [5, 9], "label": "run", "score": 1}]})
+    found = tsp_jax.evaluate(results, whole, subset="validation")
+    assert found.average_mAP == 1.0 and "has no subsets, so all its videos are scored" in found.notes[0]
+    assert not any("no subsets" in note for note in tsp_jax.evaluate(results, whole).notes)
+
+
+def test_the_json_of_each_task_has_the_documented_keys(tmp_path: Path, truth: Path):
+    made = {"protocol", "source", "task", "subset", "videos", "instances", "classes", "predictions", "dropped", "notes"}
+    made |= {"class_scores", "files", "tsp_jax_version"}
+    content = {"results": PERFECT, "external_data": {"used": True, "details": "UntrimmedNet's"}}
+    path = save(tmp_path / "predictions.json", content)
+    found = tsp_jax.evaluate(path, truth, protocol="opentad", diagnose=True).to_json()
+    assert set(found) == made | {"tiou", "average_mAP", "mAP", "recall", "per_class", "diagnosis"}
+    assert found["class_scores"] == "UntrimmedNet's" and found["recall"]["0.50"] == {"1x": 1.0, "5x": 1.0}
+    assert set(found["files"]) == {"predictions", "groundtruth"} and next(iter(found["mAP"])) == "0.50"
+    found = tsp_jax.evaluate(path, truth, task="proposals").to_json()
+    assert set(found) == made | {"tiou", "AUC", "AR", "curve"} and list(found["AR"]) == ["1", "5", "10", "50", "100"]
+    found = tsp_jax.evaluate(path, truth, task="proposals", max_proposals="all").to_json()
+    assert found["AR"] == {"1.5": 1.0}  # 3 proposals of 2 videos
+    found = tsp_jax.evaluate(path, truth, "opentad", task="proposals", max_proposals=1).to_json()
+    assert found["AUC"] is None and list(found["AR"]) == ["1"]  # one point has no area
+    found = tsp_jax.evaluate(path, truth, task="classification").to_json()
+    assert set(found) == made | {"mAP", "hit", "average_hit", "per_class"}
+
+
+def test_the_scores_do_not_take_the_place_of_a_file_that_is_read(
+    tmp_path: Path, truth: Path, capsys: pytest.CaptureFixture[str]
+):
+    predictions = predicted(tmp_path)
+    before = predictions.read_bytes()
+    flags = ["--predictions", str(predictions), "--groundtruth", str(truth), "--protocol", "activitynet"]
+    assert main([*flags, "--output", str(predictions)]) == 2
+    assert "is a file that is read here" in capsys.readouterr().err and predictions.read_bytes() == before
+    assert main([*flags[:1], "/dev/null", *flags[2:]]) == 2
+    assert "a folder or device" in capsys.readouterr().err
+
+
 def test_names_with_and_without_v_are_matched_and_it_is_said(tmp_path: Path, truth: Path):
     results = {"a.mp4": PERFECT["v_a"], "v_b": PERFECT["b"]}
     found = tsp_jax.evaluate(predicted(tmp_path, results), truth)
@@ -277,7 +335,10 @@ def test_predictions_may_be_split_into_files(tmp_path_factory: pytest.TempPathFa
     whole = tsp_jax.evaluate(predicted(folder, results), truth, protocol="opentad")
     np.testing.assert_array_equal(found.detection.ap, whole.detection.ap)
     assert [role for role in found.sources if role.startswith("pred")] == ["predictions_1", "predictions_2", "predictions_3"]
-    with pytest.raises(segments.EvaluationError, match="two files of predictions have the same videos"):
+    with pytest.raises(
+        segments.EvaluationError,
+        match=r"predictions\.json and .*predictions\.json: both have predictions of .*\(3 are in several\)",
+    ):
         tsp_jax.evaluate([predicted(folder, results)] * 2, truth)
 
 

@@ -12,7 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from tsp_jax.localization import annotations, comparison, detections, diagnosis, diagnosis_tables, evaluation, protocols
+from tsp_jax.localization import (
+    annotations,
+    comparison,
+    detections,
+    diagnosis,
+    diagnosis_tables,
+    evaluation,
+    protocols,
+    segments,
+)
 from tsp_jax.localization.evaluation import Scores, evaluate
 from tsp_jax.system import cli, files
 
@@ -35,6 +44,10 @@ sys.modules[__name__].__class__ = _Callable
 
 
 def _work(options: argparse.Namespace) -> None:
+    inputs = [*options.predictions, options.groundtruth, options.blocked_videos, options.labels]
+    output = options.output
+    if output and output.exists() and any(path and path.exists() and output.samefile(path) for path in inputs):
+        raise segments.EvaluationError(f"--output {output} is a file that is read here; name another")
     found = evaluate(
         options.predictions,
         options.groundtruth,
@@ -51,8 +64,8 @@ def _work(options: argparse.Namespace) -> None:
         diagnose=options.diagnose,
         detad=options.detad,
     )
-    if options.output:
-        with files.replacing(options.output) as temporary:
+    if output:
+        with files.replacing(output) as temporary:
             temporary.write_text(json.dumps(found.to_json(), ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
     print("\n".join(_page(found, options.per_class)))
 
@@ -98,9 +111,11 @@ def _page(found: Scores, per_class: bool) -> Iterator[str]:
     if found.diagnosis is not None:
         yield from _diagnosis_page(found.diagnosis)
     if found.proposals is not None:
-        rows = [[str(number), _percent(value)] for number, value in found.average_recall.items()]
+        rows = [[f"{number:.10g}", _percent(value)] for number, value in found.average_recall.items()]
         yield from _table(["proposals", "AR %"], rows)
-        yield f"AUC {found.proposals.auc:.2f} % up to {found.proposals.proposals[-1]:g} proposals of a video on average"
+        last = f"up to {found.proposals.proposals[-1]:.10g} proposals of a video on average"
+        auc = found.proposals.auc
+        yield f"AUC {auc:.2f} % {last}" if auc is not None else f"no AUC: the curve {last} has one point"
     if found.classification is not None:
         scored = found.classification
         rows = [

@@ -23,7 +23,6 @@ LabelColumn = Literal["verb", "noun"]
 CHARACTERISTICS = ("coverage", "context-size", "context-distance", "agreement")  # DETAD's fields of an annotation
 AMBIGUOUS = "Ambiguous"  # THUMOS14's label of parts whose class the annotators could not say
 _EXPECTED = 'expected JSON {"database": {VIDEO: {"subset": …, "annotations": [{"segment": [start, end], "label": …}]}}}'
-_SAME_SUBSET = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 _EPIC_COLUMNS = ("video-id", "start-timestamp", "stop-timestamp")
 
 
@@ -79,25 +78,28 @@ def read(path: str | Path, subset: str | None = None, *, label_column: LabelColu
         where = f" of subset {found.subset!r}" if found.subset else ""
         raise segments.EvaluationError(
             f"{path}: no video{where} has an annotated instance, so there is nothing to score against"
-            f"{'; data sets do not publish those of their test subsets' if where else ''}"
+            f"{'; some data sets do not publish those of their test subset' if where else ''}"
         )
     return found
 
 
 def find_subset(path: Path, wanted: str, found: set[str]) -> str:
-    """Returns the name by which a file calls a subset: the same in any case, or another usual name of it.
+    """Returns the name by which a file calls a subset: the same, or else in another case, or another usual name of it.
 
     Raises:
-      ValueError: the file has no such subset.
+      ValueError: the file has no such subset, or two that may be meant.
     """
-    folded = {name.casefold(): name for name in sorted(found, reverse=True)}
-    same = next((names for names in _SAME_SUBSET if wanted.casefold() in names), ())
-    for name in (wanted.casefold(), *same):
-        if wanted in found or name in folded:
-            return wanted if wanted in found else folded[name]
-    raise ValueError(
-        f"{path}: no video of subset {wanted!r}; found {', '.join(sorted(found)) or 'no subsets'}; choose one by --subset"
-    )
+    if wanted in found:
+        return wanted
+    key = texts.clean(wanted).casefold()
+    for alike in ((key,), next((names for names in groundtruth.SUBSETS if key in names), ())):
+        same = sorted(name for name in found if texts.clean(name).casefold() in alike)
+        if len(same) > 1:
+            raise ValueError(f"{path}: subset {wanted!r} may be {' or '.join(map(repr, same))}; choose one by --subset")
+        if same:
+            return same[0]
+    shown = ", ".join(map(repr, sorted(found))) or "no subsets"
+    raise ValueError(f"{path}: no video of subset {wanted!r}; found {shown}; choose one by --subset")
 
 
 class Instances:
@@ -152,12 +154,16 @@ def _read_json(path: Path, subset: str | None) -> GroundTruth:
         subset = find_subset(path, subset, subsets)
     instances, faults = Instances(), []
     for name, entry in database.items():
-        if subset is not None and subsets and str(entry.get("subset")) != subset:
-            continue
-        items = entry.get("annotations") or []
+        if subset is not None and subsets:
+            if "subset" not in entry:
+                faults.append(f"{name}: no subset, although other videos have one")
+                continue
+            if str(entry["subset"]) != subset:
+                continue
+        items = [] if entry.get("annotations") is None else entry["annotations"]
         instances.add_video(name, _finite(entry.get("duration")))
         if not isinstance(items, list):
-            faults.append(f"{name}: annotations: expected a list")
+            faults.append(f"{name}: annotations: expected a list, found {json.dumps(items)[:80]}")
             continue
         for number, item in enumerate(items, 1):
             try:
@@ -188,10 +194,11 @@ def _class_names(database: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
 
 
 def _finite(value: object) -> float:
-    """Returns a finite number; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+    """Returns a finite number, which may be written as text; NaN for anything else."""
+    try:
+        return _number(value)
+    except (ValueError, OverflowError):
         return math.nan
-    return float(value)
 
 
 def _number(value: object) -> float:
@@ -205,6 +212,10 @@ def _number(value: object) -> float:
 
 def _read_thumos14(folder: Path, subset: str | None) -> GroundTruth:
     found = {path.stem.rpartition("_")[2] for path in folder.glob("*_*.txt")} & {"val", "test"}
+    if not found:
+        raise ValueError(
+            f"{folder}: a folder without files such as Shotput_test.txt; expected THUMOS14's folder, or name a file"
+        )
     ending = find_subset(folder, "test" if subset is None else subset, found)
     instances = Instances()
     for path in sorted(folder.glob(f"*_{ending}.txt")):

@@ -1,5 +1,6 @@
 """Brings predictions and ground truth to one numbering of videos and classes by a protocol, and says what was dropped."""
 
+import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from tsp_jax import video_names
 from tsp_jax.localization import annotations, detections, protocols, segments
+from tsp_jax.system import texts
 
 OnUnknown = Literal["skip", "stop"]
 _DUPLICATE_SEC = 1e-3  # the tolerance of ActionFormer and OpenTAD
@@ -96,6 +98,10 @@ def compare(
     annotated = [truth.videos[int(video)] for video in np.unique(truth_rows.video)]
     number = {name: place for place, name in enumerate(dict.fromkeys([*annotated, *names]))}
     classes = sorted({truth_labels[int(label)] for label in np.unique(truth_rows.label)})
+    spellings = {_spelling(name): name for name in classes}
+    twins = [f"{name!r} and {spellings[_spelling(name)]!r}" for name in classes if spellings[_spelling(name)] != name]
+    if twins:
+        notes.append(f"Classes are scored apart that differ in case, blanks or punctuation alone: {'; '.join(twins[:_SHOWN])}")
     class_number = {name: place for place, name in enumerate(classes)}
     truth_video = _numbers(truth.videos, number)
     truth_rows = dataclasses.replace(
@@ -147,6 +153,11 @@ def _such_as(names: Iterable[str]) -> str:
     return f" ({', '.join(shown[:_SHOWN])}{', …' if len(shown) > _SHOWN else ''})" if shown else ""
 
 
+def _spelling(name: str) -> str:
+    """Returns what names have in common that differ in case, blanks and punctuation alone."""
+    return "".join(filter(str.isalnum, texts.clean(name).casefold())) or name
+
+
 def _numbers(names: Sequence[str], number: dict[str, int]) -> Int64[np.ndarray, " n"]:
     return np.array([number.get(name, -1) for name in names], np.int64)
 
@@ -178,7 +189,8 @@ def _matching_names(predicted: Sequence[str], known: Sequence[str], notes: list[
     given = set(known)
     if given.issuperset(predicted):
         return tuple(predicted)
-    alike = {_bare(name): name for name in reversed(known)}
+    bare = collections.Counter(map(_bare, known))
+    alike = {_bare(name): name for name in known if bare[_bare(name)] == 1}
     names = tuple(name if name in given else alike.get(_bare(name), name) for name in predicted)
     renamed = [f"{name} is {found}" for name, found in zip(predicted, names, strict=True) if name != found]
     if renamed:
@@ -283,7 +295,13 @@ def _known_labels(
     label = _numbers(labels, class_number)[rows.label]
     is_unknown = label < 0
     if is_unknown.any():
-        examples = [repr(labels[int(place)]) for place in np.unique(rows.label[is_unknown])]
+        near = {_spelling(name): name for name in class_number}
+        found = [labels[int(place)] for place in np.unique(rows.label[is_unknown])]
+        found.sort(key=lambda name: _spelling(name) not in near)
+        examples = [
+            f"{name!r}, where an instance has {near[_spelling(name)]!r}" if _spelling(name) in near else repr(name)
+            for name in found
+        ]
         text, count = "Predictions of labels that no instance has", f"{is_unknown.sum():,}{_such_as(examples)}"
         if on_unknown == "stop":
             faults.append(f"{text}: {count}; correct the labels, or drop these predictions by --on_unknown skip")

@@ -116,8 +116,12 @@ def read(path: str | Path, task: Task = "detection", *, label_key: str = "label"
         raise segments.EvaluationError(str(error)) from error
 
 
-def join(parts: Sequence[Detections]) -> Detections:
+def join(parts: Sequence[Detections], paths: Sequence[str | Path]) -> Detections:
     """Returns the predictions of several files of different videos as those of one file, in the order of the files.
+
+    Args:
+      parts: the predictions of each file.
+      paths: the files, for messages.
 
     Raises:
       EvaluationError: two parts have the same video, or only some have labels that are numbers.
@@ -125,8 +129,10 @@ def join(parts: Sequence[Detections]) -> Detections:
     videos = [name for part in parts for name in part.videos]
     if len(set(videos)) < len(videos):
         repeated = sorted(name for name, count in collections.Counter(videos).items() if count > 1)
+        first, second = [str(path) for part, path in zip(parts, paths, strict=True) if repeated[0] in part.videos][:2]
         raise segments.EvaluationError(
-            f"two files of predictions have the same videos, such as {repeated[0]!r}; give each video in one file"
+            f"{first} and {second}: both have predictions of {repeated[0]!r}; give each video in one file "
+            f"({len(repeated):,} {'is' if len(repeated) == 1 else 'are'} in several)"
         )
     if len({part.numbered for part in parts if len(part.rows)}) > 1:
         raise segments.EvaluationError("labels are numbers in some files of predictions and names in others; write names alone")
@@ -206,8 +212,9 @@ class _Rows:
                 self.score.append(score)
             except (KeyError, TypeError, ValueError, OverflowError):
                 del self.start[len(self.video) :], self.end[len(self.video) :], self.score[len(self.video) :]
-                if len(self.faults) < _MAX_FAULTS:
-                    self.faults.append(f"{where} prediction {number}: {_fault(entry, self.task, self.label_key)}")
+                # Faults that no message shows are only counted.
+                shown = len(self.faults) < _MAX_FAULTS
+                self.faults.append(f"{where} prediction {number}: {_fault(entry, self.task, self.label_key)}" if shown else "")
                 continue
             self.video.append(video)
             self.label.append(self.labels.setdefault(label, len(self.labels)))
@@ -239,10 +246,12 @@ def _fault(entry: Any, task: Task, label_key: str) -> str:
     if task != "classification":
         times = entry.get("segment")
         if not (isinstance(times, list) and len(times) == 2 and all(map(_is_finite, times))):
-            faults.append(f"segment {_shown(times)}: expected [start, end], two finite numbers of seconds")
+            hint = " (--task classification scores labels of whole videos)" if times is None and task == "detection" else ""
+            faults.append(f"segment {_shown(times)}: expected [start, end], two finite numbers of seconds{hint}")
     label = entry.get("label", entry.get(label_key))
     if task != "proposals" and not (type(label) is int or (isinstance(label, str) and label)):
-        faults.append(f"label {_shown(label)}: expected a name")
+        hint = " (--task proposals scores segments without labels)" if label is None and task == "detection" else ""
+        faults.append(f"label {_shown(label)}: expected a name{hint}")
     score: Any = entry.get("score")
     if type(score) not in _NUMBERS or score != score:
         faults.append(f"score {_shown(score)}: expected a number")
@@ -271,19 +280,20 @@ def _from_json(path: Path, text: str, task: Task, label_key: str) -> Detections:
     def member(name: str, at: int) -> int:
         nonlocal found
         if name == "results":
+            if found:
+                raise ValueError(f"{path}: `results` is there twice; keep one")
             if text[at : at + 1] != "{":
                 raise ValueError(f"{expected}; `results` is no object")
             found = True
             return _read_object(text, at, video)
         value, end = _value(text, at)
-        if name in ("external_data", "tsp_jax"):
-            other[name] = value
+        other[name] = value if name in ("external_data", "tsp_jax") else None
         return end
 
     try:
         start = _after_space(text, 0)
         if text[start : start + 1] != "{":
-            raise ValueError(f"{expected}, found {text[start : start + 40]!r}")
+            raise ValueError(f"{expected}, found {repr(text[start : start + 40]) if text[start:] else 'an empty file'}")
         end = _after_space(text, _read_object(text, start, member))
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
@@ -292,7 +302,8 @@ def _from_json(path: Path, text: str, task: Task, label_key: str) -> Detections:
     except RecursionError as error:
         raise ValueError(f"{expected}, found objects that nest too deep") from error
     if not found:
-        raise ValueError(f"{expected}; there is no `results`")
+        names = ", ".join(repr(name[:40]) for name in list(other)[:5])
+        raise ValueError(f"{expected}; there is no `results`, but {names or 'nothing'}")
     return rows.detections(_class_scores(other))
 
 
@@ -360,16 +371,18 @@ def _from_pickle(path: Path) -> Detections:
     for key, column in columns.items():
         if not (isinstance(column, np.ndarray) and column.shape == (len(names),) and column.dtype.kind in "fiu"):
             raise ValueError(f"{expected}; {key} is no array of {len(names)} numbers, one for each of video-id")
-    bad = [
-        *((row, key) for key in ("t-start", "t-end") for row in np.flatnonzero(~np.isfinite(columns[key]))[:_MAX_FAULTS]),
-        *((row, "score") for row in np.flatnonzero(np.isnan(score))[:_MAX_FAULTS]),
+    bad = [(row, key) for key in ("t-start", "t-end") for row in np.flatnonzero(~np.isfinite(columns[key])).tolist()]
+    bad += [(row, "score") for row in np.flatnonzero(np.isnan(score)).tolist()]
+    number = label.astype(np.float64)
+    whole = (np.abs(number) < 2**53) & (number == np.round(number))
+    bad += [(row, "label") for row in np.flatnonzero(~whole).tolist()]
+    faults = [
+        f"row {row} ({names[row][:80]!r}): {key} {columns[key][row]}: expected a number" if place < _MAX_FAULTS else ""
+        for place, (row, key) in enumerate(sorted(bad))
     ]
-    if label.dtype.kind == "f":
-        bad += [(row, "label") for row in np.flatnonzero(~(label == np.floor(label)))[:_MAX_FAULTS]]
-    faults = [f"row {row} ({names[row][:80]!r}): {key} {columns[key][row]}: expected a number" for row, key in sorted(bad)]
     tables.refuse(path, faults, "correct the program that wrote them")
     videos = list(dict.fromkeys(names))
     number = {name: place for place, name in enumerate(videos)}
     labels, label_rows = np.unique(label.astype(np.int64), return_inverse=True)
     rows = segments.make([number[name] for name in names], label_rows, start, end, score)
-    return Detections(tuple(videos), tuple(map(str, labels.tolist())) or ("",), rows, numbered=True)
+    return Detections(tuple(videos), tuple(map(str, labels.tolist())) or ("",), rows, numbered=len(labels) > 0)

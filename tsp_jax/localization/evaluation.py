@@ -86,13 +86,15 @@ class Scores:
         return self.comparison.labels
 
     @property
-    def average_recall(self) -> dict[int, float]:
+    def average_recall(self) -> dict[int | float, float]:
         """The average recall of proposals (AR) by their average number, at the usual numbers and the last one, from 0 to 1."""
         if self.proposals is None:
             raise AttributeError(f"scores of {self.task} have no average recall; evaluate with task='proposals'")
         axis, curve = self.proposals.proposals, self.proposals.average_recall
-        near = {number: int(np.argmin(np.abs(axis - number))) for number in sorted({*AR_AT, round(axis[-1])})}
-        return {number: float(curve[place]) for number, place in near.items() if abs(axis[place] - number) < 1e-6}
+        near = {number: int(np.argmin(np.abs(axis - number))) for number in AR_AT}
+        found = {number: float(curve[place]) for number, place in near.items() if abs(axis[place] - number) < 1e-6}
+        last = float(axis[-1])
+        return {**found, round(last) if abs(last - round(last)) < 1e-6 else last: float(curve[-1])}
 
     def to_json(self) -> dict[str, Any]:
         """Returns all scores, and how they were made, as plain values that JSON can hold."""
@@ -129,7 +131,7 @@ class Scores:
         lines = list(self.comparison.notes)
         if self.rules.blocked and "blocked_videos" not in self.sources:
             lines.append(
-                f"Published numbers leave out {self.rules.blocked} blocked videos; --blocked_videos gives no list of them"
+                f"Published numbers leave out {self.rules.blocked} blocked videos; give the list of them by --blocked_videos"
             )
         elif self.rules.videos and self.comparison.num_videos not in self.rules.videos:
             counts = " or ".join(f"{count:,}" for count in self.rules.videos)
@@ -189,17 +191,19 @@ def evaluate(
         raise ValueError(f"only detections are diagnosed; got the task {task}")
     sources: dict[str, Source] = {}
     if not isinstance(groundtruth, annotations.GroundTruth):
-        sources["groundtruth"] = _source(Path(groundtruth))
-        groundtruth = annotations.read(groundtruth, subset or rules.subset, label_column=label_column)
+        path = Path(groundtruth)
+        groundtruth = annotations.read(path, subset or rules.subset, label_column=label_column)
+        sources["groundtruth"] = _source(path)
     if not isinstance(predictions, detections.Detections):
         paths = [Path(predictions)] if isinstance(predictions, str | Path) else list(map(Path, predictions))
+        parts = [detections.read(path, task, label_key=label_column or "label") for path in paths]
+        predictions = parts[0] if len(parts) == 1 else detections.join(parts, paths)
         for number, path in enumerate(paths, 1):
             sources["predictions" if len(paths) == 1 else f"predictions_{number}"] = _source(path)
-        parts = [detections.read(path, task, label_key=label_column or "label") for path in paths]
-        predictions = parts[0] if len(parts) == 1 else detections.join(parts)
     if isinstance(blocked_videos, str | Path):
-        sources["blocked_videos"] = _source(Path(blocked_videos))
-        blocked_videos = _names(Path(blocked_videos))
+        path = Path(blocked_videos)
+        blocked_videos = _names(path)
+        sources["blocked_videos"] = _source(path)
     elif blocked_videos is not None:
         sources["blocked_videos"] = Source("", "")
     if isinstance(labels, str | Path):
@@ -214,6 +218,9 @@ def evaluate(
             on_unknown=on_unknown,
             labels=labels,
         )
+        if subset and not groundtruth.subset:
+            note = f"The ground truth has no subsets, so all its videos are scored and not those of {subset!r} alone"
+            found = dataclasses.replace(found, notes=(note, *found.notes))
         made = Scores(protocol, rules, task, groundtruth.subset, found, sources, predictions.class_scores)
         match task:
             case "detection":
@@ -306,11 +313,9 @@ def _source(path: Path) -> Source:
     if path.is_dir():
         for file in sorted(path.glob("*.txt")):
             digest.update(f"{file.name}\0".encode(errors="surrogateescape") + file.read_bytes())
-    elif path.is_file():
+    else:
         with open(path, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")
-    else:
-        raise FileNotFoundError(f"{path}: no such file")
     return Source(str(path), digest.hexdigest())
 
 
@@ -351,11 +356,11 @@ def _detection_json(scored: scores.DetectionScores, found: comparison.Comparison
     return content
 
 
-def _proposals_json(scored: scores.ProposalScores, average_recall: Mapping[int, float]) -> dict[str, Any]:
+def _proposals_json(scored: scores.ProposalScores, average_recall: Mapping[int | float, float]) -> dict[str, Any]:
     return {
         "tiou": scored.tiou.tolist(),
         "AUC": scored.auc,
-        "AR": {str(number): value for number, value in average_recall.items()},
+        "AR": {f"{number:.10g}": value for number, value in average_recall.items()},
         "curve": {
             "proposals": scored.proposals.tolist(),
             "AR": scored.average_recall.tolist(),

@@ -70,8 +70,10 @@ class ProposalScores:
         return self.recall.mean(0)
 
     @property
-    def auc(self) -> float:
-        """The area under AR against the number of proposals, divided by the last number, in percent."""
+    def auc(self) -> float | None:
+        """The area under AR against the number of proposals, divided by the last number, in percent; None for one point."""
+        if len(self.proposals) < 2:
+            return None
         return float(100 * np.trapezoid(self.average_recall, self.proposals) / self.proposals[-1])
 
 

@@ -69,7 +69,7 @@ def read_table(
       ValueError: a column is missing or occurs twice, or the file is no CSV of text.
     """
     path = Path(path)
-    with texts.opened(path, f"expected a CSV of {', '.join(columns)}") as stream:
+    with texts.opened(path, f"expected a CSV{' of ' if columns else ''}{', '.join(columns)}") as stream:
         separator, rows = _read_rows(path, stream, columns, optional, foreign or {})
     return _with_points(rows, numbers, separator)
 
