@@ -1,7 +1,8 @@
 """Classification of clips by several heads: the loss of a step, and sums and counts that are divided once."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -164,6 +165,37 @@ class ClipLoss:
             return self.prepare(batch, dtype)
         preprocessing = self.model.spec.preprocessing
         return transforms.augment(batch["video"], batch["crop"], batch["flip"], dtype, preprocessing)
+
+
+def accuracies(metrics: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Returns the accuracy of each head in percent as text, without those that are None.
+
+    Args:
+      metrics: what `summarize` returns.
+      labels: what each head predicts.
+    """
+    shown = {label: metrics[f"accuracy_{label}"] for label in labels}
+    return "accuracy " + " ".join(f"{label} {value:.1%}" for label, value in shown.items() if value is not None)
+
+
+def result(metrics: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Returns an evaluation as a line of the original's results.txt, with accuracies in percent.
+
+    Args:
+      metrics: what `summarize` returns, and the `epoch`, counted from 0.
+      labels: what each head predicts.
+    """
+
+    def number(value: float | None, scale: float = 1) -> str:
+        return f"{math.nan if value is None else value * scale:.3f}"
+
+    heads = "".join(
+        f" <{label.replace('_', '-')}-label> Accuracy {number(metrics[f'accuracy_{label}'], 100)} "
+        f"Loss {number(metrics[f'loss_{label}'])};"
+        for label in labels
+    )
+    total, accuracy = number(metrics["loss"]), number(metrics["mean_accuracy"], 100)
+    return f"** Valid Epoch {metrics['epoch']}: {heads} Total Loss {total} Avg Accuracy {accuracy}"
 
 
 def _log_likelihood(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:

@@ -6,7 +6,6 @@ Source: TSP (Alwassel et al. 2021), released training code.
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -224,10 +223,12 @@ def rows_per_device(recipe: Recipe) -> int:
 
 def open_data(recipe: Recipe) -> Splits:
     """Returns the opened records of both splits. Raises ValueError if the model's heads or inputs don't match them."""
-    names = {"train": recipe.data.train_split, "valid": recipe.data.valid_split}
-    opened = {
-        role: input_pipeline.open_split(recipe.data.folder, name, recipe.data.gvf or None) for role, name in names.items()
-    }
+    names, folder, gvf = (
+        {"train": recipe.data.train_split, "valid": recipe.data.valid_split},
+        recipe.data.folder,
+        recipe.data.gvf,
+    )
+    opened = {role: input_pipeline.open_split(folder, name, gvf or None) for role, name in names.items()}
     train = opened["train"]
     known = {"action": train.labels, "temporal_region": groundtruth.TEMPORAL_REGIONS}
     wrong = [
@@ -237,12 +238,11 @@ def open_data(recipe: Recipe) -> Splits:
     ]
     width = backbones.BACKBONES[recipe.model.backbone].width
     if train.gvf is not None and train.gvf.shape[1] != width:
-        wrong.append(f"{recipe.data.gvf}: {train.gvf.shape[1]} numbers a video; the model reads {width}")
+        wrong.append(f"{gvf}: {train.gvf.shape[1]} numbers a video; the model reads {width}")
     if wrong:
         raise ValueError("\n  ".join([f"{train.folder} and the recipe do not fit:", *wrong]))
-    return Splits(
-        train, opened["valid"], {f"{role} {name}": len(opened[role].index.segment_row) for role, name in names.items()}
-    )
+    sizes = {f"{role} {name}": len(opened[role].index.segment_row) for role, name in names.items()}
+    return Splits(train, opened["valid"], sizes)
 
 
 def group_of(params: optim.Params) -> optim.Params:
@@ -290,6 +290,7 @@ class EncoderTask:
         self._recipe, self._data, self._mesh, self.rows_per_step = recipe, data, mesh, batch_size
         self._labels, self._alphas = recipe.model.labels, recipe.loss.alphas
         self.epochs = recipe.optim.epochs
+        self._readers = {"num_workers": recipe.run.reader_processes, "num_threads": recipe.run.reader_threads}
         self.untrained = "the recipe's heads are new" if recipe.init.heads == "new" else ""
         self.steps_per_epoch = input_pipeline.steps_per_epoch(data.train, batch_size, recipe.data.clips_per_segment)
         self._optimizer = make_optimizer(recipe.optim, self.steps_per_epoch, devices)
@@ -305,10 +306,10 @@ class EncoderTask:
         splits = (data.train_split, opened.train, "train"), (data.valid_split, opened.valid, "validate")
         counts = [f"{len(split.index.segment_row)} segments of {name} to {use} on" for name, split, use in splits]
         rates = ", ".join(f"{group} {rate:g}" for group, rate in self._optimizer.base_rates.items())
-        total = self.steps_per_epoch * self.epochs
+        steps = f"{self.steps_per_epoch} an epoch, {self.steps_per_epoch * self.epochs} in all"
         return [
             f"data: {', '.join(counts)}; {len(self._data.train.labels)} actions",
-            f"steps: {self.steps_per_epoch} an epoch, {total} in all, of {self.rows_per_step} clips each",
+            f"steps: {steps}, of {self.rows_per_step} clips each",
             f"learning rates: {rates}",
         ]
 
@@ -330,7 +331,7 @@ class EncoderTask:
         batches = input_pipeline.train_batches(
             self._data.train,
             **processes.rows(self.rows_per_step),
-            **self._readers(),
+            **self._readers,
             seed=self._recipe.seed,
             clips_per_segment=data.clips_per_segment,
             balanced=data.balanced,
@@ -359,7 +360,7 @@ class EncoderTask:
           UserError: a record is damaged.
         """
         split, total = self._data.valid, self.zero_sums()
-        batches = input_pipeline.valid_batches(split, **processes.rows(self.rows_per_step), **self._readers())
+        batches = input_pipeline.valid_batches(split, **processes.rows(self.rows_per_step), **self._readers)
         count, silent = input_pipeline.VALID_CLIPS * len(split.index.segment_row), not processes.is_first()
         with (
             contextlib.closing(feed.Feed(host_batches(batches, split), self._mesh)) as clips,
@@ -376,28 +377,16 @@ class EncoderTask:
 
     def progress(self, line: run_log.Line) -> str:
         """Returns the heads' accuracies of a training line."""
-        shown = {label: line[f"accuracy_{label}"] for label in self._labels}
-        return "accuracy " + " ".join(f"{label} {value:.1%}" for label, value in shown.items() if value is not None)
+        return classification.accuracies(line, self._labels)
 
     def result(self, line: run_log.Line) -> str:
-        """Returns an evaluation in the format of the original's results.txt: accuracies in percent, epochs from 0."""
-
-        def number(value: float | None, scale: float = 1) -> str:
-            return f"{math.nan if value is None else value * scale:.3f}"
-
-        parts = [f"** Valid Epoch {line['epoch']}: "]
-        for label in self._labels:
-            column = f"{label.replace('_', '-')}-label"
-            parts.append(f" <{column}> Accuracy {number(line[f'accuracy_{label}'], 100)} Loss {number(line[f'loss_{label}'])};")
-        return "".join(parts) + f" Total Loss {number(line['loss'])} Avg Accuracy {number(line['mean_accuracy'], 100)}"
+        """Returns an evaluation in the format of the original's results.txt."""
+        return classification.result(line, self._labels)
 
     def export(self, state: train_step.TrainState, run_name: str, line: run_log.Line) -> checkpoints.Checkpoint:
         """Returns the weights as a checkpoint that extraction and `convert.orbax_to_torch` take."""
         note = f"trained from {self._recipe.init.checkpoint} for {line['step']} steps; {self.result(line)}"
         return checkpoints.make(self._recipe.model_config, state.variables, checkpoints.Origin(run_name, note=note))
-
-    def _readers(self) -> dict[str, int]:
-        return {"num_workers": self._recipe.run.reader_processes, "num_threads": self._recipe.run.reader_threads}
 
 
 def host_batches(batches: Iterator[input_pipeline.Batch], split: input_pipeline.Split) -> Iterator[task.HostBatch]:
@@ -407,8 +396,7 @@ def host_batches(batches: Iterator[input_pipeline.Batch], split: input_pipeline.
             arrays = {key: rows for key, rows in batch.items() if key not in ("segment", "place")}
             yield task.HostBatch(arrays, functools.partial(_describe, split, batch["segment"], batch["place"]))
     finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
+        if close := getattr(batches, "close", None):
             close()
 
 

@@ -75,7 +75,8 @@ def start_processes(
             _join(_place_in_cluster(os.environ), (), timeout_sec)
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):  # JAX's words for: no cluster
-                raise ValueError(f"the variables of a cluster can't be used ({error}); {_ALONE}") from error
+                reason = _no_number(os.environ) or str(error)
+                raise ValueError(f"the variables of a cluster can't be used ({reason}); {_ALONE}") from error
 
 
 def _join(who: str, addresses: tuple[Any, ...], timeout_sec: int) -> None:
@@ -140,6 +141,13 @@ def _place_in_cluster(environment: Mapping[str, str]) -> str:
         if number in environment and count in environment:
             return f"process {environment[number]} of {environment[count]} (by {cluster}'s variables {number} and {count})"
     return "this process of a cluster"
+
+
+def _no_number(environment: Mapping[str, str]) -> str:
+    """Returns the first variable of a cluster that must be a whole number and is none; "" if there is none."""
+    names = ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+    bad = [name for name in names if not environment.get(name, "0").isdecimal()]
+    return f"{bad[0]}={environment[bad[0]]!r} is no whole number" if bad else ""
 
 
 def leave(status: int) -> int:
