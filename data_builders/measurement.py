@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tsp_jax import groundtruth
+from tsp_jax import clips, groundtruth
 from tsp_jax.video import decoding, scanning
 
 
@@ -49,9 +49,16 @@ def measure(path: Path, filename: str) -> Measurement:
         reader = _read(scan)
     if not reader.end:
         raise scanning.VideoError(f"no frame decodes: {reader.damage or 'the decoder gives none'}")
-    fps = scan.timeline.fps
+    fps = _rate(scan.timeline, reader.end)
     metadata = groundtruth.VideoMetadata(filename, reader.end / fps, fps, reader.end)
     return Measurement(metadata, scan.notes, scan.fault, reader.damage)
+
+
+def _rate(timeline: clips.Timeline, end: int) -> float:
+    """Returns the frames a second up to a frame: the video's, unless its rate is uneven and the rest can't be decoded."""
+    shown_sec = float((timeline.pts[end - 1] - timeline.pts[0]) * timeline.time_base) + 1 / timeline.fps
+    is_near = end == len(timeline.pts) or abs(end / timeline.fps - shown_sec) <= 1.5 / timeline.fps
+    return timeline.fps if is_near else end / shown_sec
 
 
 def _read(scan: scanning.Scan) -> decoding.Reader:

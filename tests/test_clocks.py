@@ -278,6 +278,18 @@ def test_the_default_one_of_two_tracks_is_read(default: int, tmp_path: Path):
     assert f"of 2 video tracks, number {default + 1} is read" in said
 
 
+def test_an_uneven_video_that_breaks_off_has_one_length(tmp_path: Path):
+    """The second recording has another codec and rate, which the decoder can't follow."""
+    joined = tmp_path / "joined.ts"
+    with open(joined, "wb") as output:
+        output.write(media.write(tmp_path / "part.ts", frames=90).read_bytes())
+        output.write(media.write(tmp_path / "part.ts", codec="mpeg2video", fps=25, frames=200).read_bytes())
+    found = measurement.measure(joined, "x")
+    assert found.damage and found.metadata.num_frames <= 90
+    written = writing.resample(joined, tmp_path / "standard.mp4", 30)
+    assert written.cut_short and written.frames / 30 == pytest.approx(found.metadata.video_duration_sec, abs=0.07)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_a_lost_packet_costs_what_the_decoder_loses(share: float, tmp_path: Path):
     """A packet of MPEG-TS is cut out; key frames come every 0.8 s."""
