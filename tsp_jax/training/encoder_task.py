@@ -223,12 +223,9 @@ def rows_per_device(recipe: Recipe) -> int:
 
 def open_data(recipe: Recipe) -> Splits:
     """Returns the opened records of both splits. Raises ValueError if the model's heads or inputs don't match them."""
-    names, folder, gvf = (
-        {"train": recipe.data.train_split, "valid": recipe.data.valid_split},
-        recipe.data.folder,
-        recipe.data.gvf,
-    )
-    opened = {role: input_pipeline.open_split(folder, name, gvf or None) for role, name in names.items()}
+    data = recipe.data
+    names = {"train": data.train_split, "valid": data.valid_split}
+    opened = {role: input_pipeline.open_split(data.folder, name, data.gvf or None) for role, name in names.items()}
     train = opened["train"]
     known = {"action": train.labels, "temporal_region": groundtruth.TEMPORAL_REGIONS}
     wrong = [
@@ -238,7 +235,7 @@ def open_data(recipe: Recipe) -> Splits:
     ]
     width = backbones.BACKBONES[recipe.model.backbone].width
     if train.gvf is not None and train.gvf.shape[1] != width:
-        wrong.append(f"{gvf}: {train.gvf.shape[1]} numbers a video; the model reads {width}")
+        wrong.append(f"{data.gvf}: {train.gvf.shape[1]} numbers a video; the model reads {width}")
     if wrong:
         raise ValueError("\n  ".join([f"{train.folder} and the recipe do not fit:", *wrong]))
     sizes = {f"{role} {name}": len(opened[role].index.segment_row) for role, name in names.items()}
@@ -303,8 +300,8 @@ class EncoderTask:
     def describe(self) -> list[str]:
         """Returns lines about the data, the steps and the learning rates."""
         data, opened = self._recipe.data, self._data
-        splits = (data.train_split, opened.train, "train"), (data.valid_split, opened.valid, "validate")
-        counts = [f"{len(split.index.segment_row)} segments of {name} to {use} on" for name, split, use in splits]
+        used = (data.train_split, opened.train, "train"), (data.valid_split, opened.valid, "validate")
+        counts = [f"{len(split.index.segment_row)} segments of {name} to {use} on" for name, split, use in used]
         rates = ", ".join(f"{group} {rate:g}" for group, rate in self._optimizer.base_rates.items())
         steps = f"{self.steps_per_epoch} an epoch, {self.steps_per_epoch * self.epochs} in all"
         return [
@@ -319,10 +316,8 @@ class EncoderTask:
 
     def start(self) -> tuple[train_step.TrainState, list[str]]:
         """Returns the state before the first step, and lines that say which weights were loaded; see `warm_start`."""
-        init = self._recipe.init
-        variables, lines = warm_start.variables(
-            self._recipe.model_config, init.checkpoint, keep_heads=init.heads == "kept", seed=self._recipe.seed
-        )
+        model, init, seed = self._recipe.model_config, self._recipe.init, self._recipe.seed
+        variables, lines = warm_start.variables(model, init.checkpoint, keep_heads=init.heads == "kept", seed=seed)
         return train_step.init_state(variables, self._optimizer), lines
 
     def batches(self, start_step: int) -> Iterator[task.HostBatch]:
