@@ -122,3 +122,13 @@ sys.exit(cli.run(work, argparse.Namespace()))
         process.send_signal(number)
         assert process.communicate(timeout=20)[1] == "interrupted; finished videos are kept\n"
     assert process.returncode == 130
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly():
+    code = "from tsp_jax.system import cli; raise SystemExit(cli.run(lambda _: print('x' * 100, flush=True) or {}, None))"
+    for work in (code, code.replace(", flush=True", "")):
+        reader, writer = os.pipe()
+        os.close(reader)
+        child = subprocess.run([sys.executable, "-c", work.format(0)], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        assert (child.returncode, child.stderr) == (141, b"")

@@ -3,11 +3,15 @@
 import argparse
 import contextlib
 import io
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 from tsp_jax.system import errors
+
+_CLOSED_PIPE_STATUS = 141  # as shells say of a program that ends by SIGPIPE
 
 
 def run(
@@ -20,7 +24,8 @@ def run(
     """Runs a command's work and returns its exit status. An error that a user can mend becomes one message, with no traceback.
 
     A `UserError` sets the status itself. An OSError, ValueError, RuntimeError or ImportError means wrong use: status 2. Ctrl-C
-    means status 130. Other errors are defects of this project and keep their traceback.
+    means status 130. If nobody reads the output any more, as after `| head`, the work ends without a message: status 141. Other
+    errors are defects of this project and keep their traceback.
 
     Args:
       work: the command's work; it returns an exit status, or None for 0.
@@ -30,7 +35,9 @@ def run(
     """
     show_any_name()
     try:
-        return work(options) or 0
+        status = work(options) or 0
+        print(end="", flush=True)  # here, where a closed pipe can be noticed
+        return status
     except errors.InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
         return after_error(interruption.exit_status)
@@ -41,6 +48,8 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return after_error(error.exit_status if error_status is None else error_status)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and _drop_closed_output():
+            return after_error(_CLOSED_PIPE_STATUS)
         print(f"error: {error}", file=sys.stderr)
         return after_error(errors.UserError.exit_status if error_status is None else error_status)
 
@@ -61,6 +70,8 @@ def resumable(kept: str) -> Iterator[None]:
     except errors.UserError:
         raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _drop_closed_output():
+            raise
         raise errors.UnfinishedError(f"{error}; {kept}") from error
     except KeyboardInterrupt as error:
         raise errors.InterruptedRunError(f"interrupted; {kept}") from error
@@ -95,6 +106,18 @@ def show_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_closed_output() -> bool:
+    """Returns whether the reader of stdout or stderr has gone. What is written there from now on is dropped."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    closed = [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for number in closed:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), number)
+    return bool(closed)
 
 
 def _int_from(least: int, text: str) -> int:
