@@ -84,6 +84,19 @@ def test_joined_segments_of_one_clock_are_whole(how: dict, hole: int, tmp_path: 
     assert [media.number(picture) for _, picture in reader] == [*range(11, 60)] and scan.dated
 
 
+def test_frames_that_the_decoder_loses_at_a_joint_keep_their_time(tmp_path: Path):
+    """Where the size changes, FFmpeg's MPEG-2 decoder drops the frame that it holds."""
+    joined, how = tmp_path / "joined.vob", {"codec": "mpeg2video", "b_frames": 2, "fps": 25, "container": "vob"}
+    with open(joined, "wb") as output:
+        for size in (media.SIZE, (160, 128), media.SIZE):
+            output.write(media.write(tmp_path / "part.vob", size=size, options={"b": "800k"}, **how).read_bytes())
+    scan, numbers, at_sec = seen(joined)
+    assert numbers == [*range(59), *range(59), *range(60)]
+    kept = [(part, number) for part in range(3) for number in range(60 if part == 2 else 59)]
+    np.testing.assert_allclose(at_sec, [part * 2.4 + number / 25 for part, number in kept], atol=1e-4)
+    assert scan.timeline.duration_sec == pytest.approx(7.2)
+
+
 def test_joined_recordings_of_other_rates_have_their_length(tmp_path: Path):
     joined = tmp_path / "joined.ts"
     with open(joined, "wb") as output:

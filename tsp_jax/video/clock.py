@@ -193,10 +193,10 @@ def _follow(
     mended, jumps = pts.values.copy(), []
     end = raw_end = 0
     for start, stop in itertools.pairwise([*starts, len(shown)]):
-        visible = start + np.flatnonzero(shown[start:stop] & pts.known[start:stop])
-        if not len(visible):
+        # A decoder may lose frames at a joint; those have their time all the same.
+        times = np.sort(pts.values[start:stop][pts.known[start:stop]])
+        if not (shown[start:stop] & pts.known[start:stop]).any():
             continue
-        times = np.sort(pts.values[visible])
         shift = 0
         if start:
             shift = end - int(times[0])
