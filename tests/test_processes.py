@@ -139,6 +139,9 @@ def test_other_faults_of_the_start_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     with pytest.raises(ValueError, match="no such host"):
         processes.start_processes()
+    monkeypatch.setenv("SLURM_NTASKS", "two")
+    with pytest.raises(ValueError, match=r"SLURM_NTASKS='two' is no whole number.*pass --num_processes 1"):
+        processes.start_processes()
 
 
 @pytest.mark.parametrize(

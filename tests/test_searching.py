@@ -235,3 +235,10 @@ def test_the_case_of_other_extensions_is_read_whole():
     assert found(case)[1:] == (["anim.gif", "camera.asf", "clip.qt", "fine.mp4"], [])
     with av.open(str(case / "anim.gif")) as container:
         assert len(scanning.scan(case / "anim.gif").timeline.pts) == sum(1 for _ in container.decode(video=0))
+
+
+def test_a_name_in_a_csv_finds_its_file_with_blanks_around_it(tmp_path: Path):
+    for name in ("a.mp4", " b.mp4"):
+        (tmp_path / name).touch()
+    found = [searching.spelled(tmp_path, text).name for text in (" a.mp4 ", " b.mp4", "./a.mp4", "c.mp4 ")]
+    assert found == ["a.mp4", " b.mp4", "a.mp4", "c.mp4 "]
