@@ -23,8 +23,8 @@ from tsp_jax.system import cpu
 FULL = {
     "few_train": "--videos 6",  # as few as show each class: videos begin with each in turn
     "few_held_out": "--videos 4",
-    "train": "--videos 40",
-    "held_out": "--videos 12",
+    "train": "--videos 28",
+    "held_out": "--videos 10",
     "first_recipe": "--config.optim.epochs=1 --config.optim.milestones=1",
     "recipe": "--config.optim.epochs=6 --config.optim.milestones=5",
 }
