@@ -104,8 +104,10 @@ def test_sigterm_interrupts_a_terminable_block_and_nothing_after_it():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_gets_a_signal_says_what_is_kept(number: int):
     code = """
-import argparse, sys, time
+import argparse, signal, sys, time
 from tsp_jax.system import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell begins in the background ignores it
 
 def work(options):
     with cli.resumable("finished videos are kept"), cli.terminable():

@@ -275,9 +275,15 @@ def test_a_row_keeps_its_own_fault_beside_a_shared_name(tmp_path: Path):
     ("text", "message"),
     [
         ("", "no column filename, fps, video-frames; expected filename, fps, video-frames; found an empty file"),
-        ("file,fps\na.mp4,30\n", "no column filename, video-frames; expected .*; found file, fps$"),
-        ("a.mp4,1,30,7\n", "no column .*; found a.mp4, 1, 30, 7$"),
-        ("filename;fps\na.mp4;30\n", "no column .*; found filename, fps, separated by semicolons$"),
+        (
+            "file,fps\na.mp4,30\n",
+            "no column filename, video-frames; expected .*; found file, fps; name the columns .*$",
+        ),
+        ("a.mp4,1,30,7\n", "no column .*; found a.mp4, 1, 30, 7; name the columns .*$"),
+        (
+            "filename;fps\na.mp4;30\n",
+            "no column .*; found filename, fps, separated by semicolons; name the columns .*$",
+        ),
         ("filename,fps,fps,video-frames\na.mp4,30,25,7\n", "fps heads two columns; leave one$"),
         (HEADER, "lists no video"),
         (HEADER + "\n\n", "lists no video"),
