@@ -167,8 +167,8 @@ STEPS = (
 )
 
 # Costs of the full demo, summed over the cores, in units of the two measurements of `estimate_sec`.
-PICTURES = 1_275_000  # drawing, decoding, compilation, pages
-PRODUCTS = 1_615_000  # training and extraction
+PICTURES = 945_000  # drawing, decoding, compilation, pages
+PRODUCTS = 1_200_000  # training and extraction
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.quick:
             print(
                 f"From nothing, the whole takes about {max(1, round(estimate_sec() / 60))} minutes while this machine is idle "
-                "otherwise, by a short measurement of its speed. A first page comes after about a ninth of that time.",
+                "otherwise, by a short measurement of its speed. A first page comes after about a seventh of that time.",
                 flush=True,
             )
         return show_and_run(folder, values)
