@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,29 @@ class BenchmarkError(Exception):
 
 class UnavailableError(Exception):
     """A side cannot run on this machine; the message says why. The other sides are measured without it."""
+
+
+def add_dtype(parser: argparse.ArgumentParser, dtypes: Iterable[str]) -> None:
+    """Adds the flag that chooses among compute precisions."""
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=list(dtypes),
+        default=["float32"],
+        help="compute precision; `released` always uses float32",
+    )
+
+
+def add_clip(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag with the frames, height and width of a clip."""
+    parser.add_argument(
+        "--clip",
+        type=cli.positive_int,
+        nargs=3,
+        default=[16, 112, 112],
+        metavar=("T", "H", "W"),
+        help="frames, height and width of a clip",
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

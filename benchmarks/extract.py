@@ -81,13 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="number of resampled frames from one clip's start to the next",
     )
     add("--clip_len", type=cli.positive_int, default=16, help="number of frames in a clip")
-    add(
-        "--dtype",
-        nargs="+",
-        choices=list(TOLERANCES),
-        default=["float32"],
-        help="compute precision; `released` always uses float32",
-    )
+    alternate.add_dtype(parser, TOLERANCES)
     add("--batch", type=cli.positive_int, default=32, help="clips in a batch")
     add("--videos", metavar="DIR", help="a folder of videos; by default synthetic ones are made")
     add("--synthetic", type=cli.positive_int, default=2, metavar="N", help="number of synthetic videos, 320x240 at 30 fps")

@@ -35,14 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--mode", nargs="+", choices=("forward", "step"), default=["forward", "step"])
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="compute precision; `released` always uses float32")
     add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips in a batch; a CPU gains nothing from more than 4")
-    add(
-        "--clip",
-        type=cli.positive_int,
-        nargs=3,
-        default=[16, 112, 112],
-        metavar=("T", "H", "W"),
-        help="frames, height and width of a clip",
-    )
+    alternate.add_clip(parser)
     alternate.add_flags(parser)
     options = parser.parse_args(arguments)
 

@@ -32,13 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--backbone", nargs="+", choices=model.BACKBONES, default=["r3d_18"])
-    add(
-        "--dtype",
-        nargs="+",
-        choices=list(TOLERANCES),
-        default=["float32"],
-        help="compute precision; `released` always uses float32",
-    )
+    alternate.add_dtype(parser, TOLERANCES)
     add("--batch", type=cli.positive_int, default=8, help="clips in a batch, an even number; the original uses 32")
     add("--source", metavar="DIR", help="a folder of videos; by default synthetic ones are made")
     add("--videos", type=cli.positive_int, default=5, help="number of synthetic videos; three of five are read")

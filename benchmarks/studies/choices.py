@@ -42,14 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--backbone", nargs="+", choices=model.BACKBONES, default=["r2plus1d_34"])
     add("--dtype", nargs="+", choices=model.DTYPES, default=["float32"])
     add("--batch", type=cli.positive_int, nargs="+", default=[4], help="clips in a batch")
-    add(
-        "--clip",
-        type=cli.positive_int,
-        nargs=3,
-        default=[16, 112, 112],
-        metavar=("T", "H", "W"),
-        help="frames, height and width of a clip",
-    )
+    alternate.add_clip(parser)
     add("--forward", nargs="*", choices=FORWARD, default=list(FORWARD), help="ways to compare with the product's forward pass")
     add("--step", nargs="*", choices=STEP, default=list(STEP), help="ways to compare with the product's step of training")
     add("--rounds", type=cli.positive_int, default=5, help="number of rounds; each way has one turn in a round")
