@@ -102,9 +102,10 @@ def test_rows_of_segments_are_their_union(folder: Path, tmp_path: Path, capsys: 
     table = segments(tmp_path / "s.csv", ("a.mp4", 0, 0.8), ("a.mp4", 0.5, 1.3), ("a.mp4", 3.9, 3.95), ("b.MOV", "0:02.1", 4))
     output = tmp_path / "f.h5"
     assert run(folder, output, "--segments", table) == 0
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
-        "1 of 3 videos have no segment" in told and "1 of 3 parts hold no whole clip of 0.133 s, such as 3.9 to 3.95 s" in told
+        "1 of 3 videos have no segment" in printed
+        and "1 of 3 parts hold no whole clip of 0.133 s, such as 3.9 to 3.95 s" in printed
     )
     assert features.names(output) == ["a", "b"]
     for name, rows in [("a", [0, 1, 2]), ("b", [4, 5, 6, 7])]:

@@ -235,8 +235,6 @@ def _notes(scan: scanning.Scan, item: video_list.Video, geometry: clips.ClipGeom
     notes, timeline = list(scan.notes), scan.timeline
     if scan.rotation_deg:
         notes.append(f"players turn this video by {scan.rotation_deg} degrees; like the original, features see it as stored")
-    if not scan.dated and not scan.notes:
-        notes.append("the file gives its frames no times; they are taken to be evenly spaced")
     if method == "reference" and geometry.frame_selection == "reference" and not clips.is_constant(timeline):
         notes.append(
             f"{_oddity(scan)}, so rows of --frame_selection reference may show other seconds than they stand for; {_REMEDY}"

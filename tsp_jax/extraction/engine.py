@@ -97,7 +97,7 @@ def run_attributes(checkpoint: checkpoints.Checkpoint, settings: Settings, parts
     Args:
       checkpoint: the encoder.
       settings: how the features are made.
-      parts: by which flags videos are confined to parts; empty if they are not.
+      parts: the flags that confine videos to parts, as `parts.kind` gives them; empty if there are none.
     """
     return {
         **dataclasses.asdict(settings.geometry),

@@ -80,15 +80,10 @@ def compare(
     names = _matching_names(predicted.videos, truth.videos, notes)
     truth_rows, rows, truth_row = truth.rows, predicted.rows, np.arange(len(truth.rows))
     if blocked_videos:
-        blocked, gone = _named(truth.videos, blocked_videos), _named(names, blocked_videos)
-        dropped["blocked_videos"] = int(blocked.sum())
-        dropped["blocked_predictions"] = int(gone[rows.video].sum())
-        truth_row = np.flatnonzero(~blocked[truth_rows.video])
-        truth_rows, rows = truth_rows.take(truth_row), rows.take(~gone[rows.video])
-        notes.append(
-            f"Blocked videos are dropped: {dropped['blocked_videos']:,} of the list's {len(set(blocked_videos)):,} are in the "
-            f"ground truth, with {counted(dropped['blocked_predictions'], 'prediction')}"
-        )
+        blocked, gone = _named(truth.videos, blocked_videos), _named(names, blocked_videos)[rows.video]
+        truth_row, rows = np.flatnonzero(~blocked[truth_rows.video]), rows.take(~gone)
+        truth_rows = truth_rows.take(truth_row)
+        _note_blocked(int(blocked.sum()), int(gone.sum()), len(set(blocked_videos)), dropped, notes)
     kept = _kept_instances(truth_rows, protocol, dropped, notes)
     truth_rows, truth_row = truth_rows.take(kept), truth_row[kept]
     if not len(truth_rows):
@@ -98,10 +93,7 @@ def compare(
     annotated = [truth.videos[int(video)] for video in np.unique(truth_rows.video)]
     number = {name: place for place, name in enumerate(dict.fromkeys([*annotated, *names]))}
     classes = sorted({truth_labels[int(label)] for label in np.unique(truth_rows.label)})
-    spellings = {_spelling(name): name for name in classes}
-    twins = [f"{name!r} and {spellings[_spelling(name)]!r}" for name in classes if spellings[_spelling(name)] != name]
-    if twins:
-        notes.append(f"Classes are scored apart that differ in case, blanks or punctuation alone: {'; '.join(twins[:_SHOWN])}")
+    _note_twins(classes, notes)
     class_number = {name: place for place, name in enumerate(classes)}
     truth_video = _numbers(truth.videos, number)
     truth_rows = dataclasses.replace(
@@ -151,6 +143,22 @@ def counted(count: int, noun: str) -> str:
 def _such_as(names: Iterable[str]) -> str:
     shown = list(dict.fromkeys(names))
     return f" ({', '.join(shown[:_SHOWN])}{', …' if len(shown) > _SHOWN else ''})" if shown else ""
+
+
+def _note_blocked(videos: int, predictions: int, listed: int, dropped: dict[str, int], notes: list[str]) -> None:
+    dropped["blocked_videos"], dropped["blocked_predictions"] = videos, predictions
+    notes.append(
+        f"Blocked videos are dropped: {videos:,} of the list's {listed:,} are in the ground truth, with "
+        f"{counted(predictions, 'prediction')}"
+    )
+
+
+def _note_twins(classes: Sequence[str], notes: list[str]) -> None:
+    """Adds a note about classes whose names differ in case, blanks or punctuation alone."""
+    spellings = {_spelling(name): name for name in classes}
+    twins = [f"{name!r} and {spellings[_spelling(name)]!r}" for name in classes if spellings[_spelling(name)] != name]
+    if twins:
+        notes.append(f"Classes are scored apart that differ in case, blanks or punctuation alone: {'; '.join(twins[:_SHOWN])}")
 
 
 def _spelling(name: str) -> str:

@@ -57,7 +57,7 @@ class Diagnosis:
 
     Attributes:
       detad: `mended`, or `faithful` to the faults of the original code.
-      buckets: whose ranges are used, `activitynet` or `thumos14`.
+      buckets: the data set whose ranges group the instances, `activitynet` or `thumos14`.
       instances: the number of instances that are analysed.
       classes: the number of classes.
       instances_per_class: N, the average number of instances of a class.
@@ -102,7 +102,7 @@ def diagnose(
       compared: the instances and predictions.
       values: the characteristics of the instances, as `characteristics.of` gives them; NaN where one is not known.
       tiou: the tIoU thresholds by name.
-      buckets: whose ranges of the characteristics are used.
+      buckets: the data set whose ranges of the characteristics group the instances.
       min_union_sec: unions are at least so many seconds in tIoU.
       detad: `faithful` repeats the faults of the original code: errors in videos without instances are compared with
         another video's; equal scores are sorted by NumPy's unstable sort, whose order depends on the machine; a class without

@@ -34,8 +34,8 @@ class Protocol:
       points: the points of the curve of proposals; None for as many as `max_proposals`.
       videos: the numbers of videos in the published results; empty if not known.
       blocked: the number of videos that the code's own list of blocked videos has.
-      buckets: whose ranges of length, coverage and number a diagnosis groups instances by; DETAD has those of ActivityNet and,
-        for short actions in long videos, those of THUMOS14.
+      buckets: the data set whose ranges of length, coverage and number group the instances in a diagnosis. DETAD has ranges for
+        ActivityNet and, for short actions in long videos, for THUMOS14.
     """
 
     source: str
